@@ -1,0 +1,7 @@
+"""FLUX.1 Redux as a torch library: read a reference picture, control it in attention. Needs no ComfyUI."""
+
+from .config import ReduxConfig, SiglipConfig
+from .model import ReduxModel
+from .tokens import ReduxTokens
+
+__all__ = ["ReduxConfig", "ReduxModel", "ReduxTokens", "SiglipConfig"]
