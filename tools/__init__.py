@@ -1,0 +1,1 @@
+"""What `make` runs: the environment, a ComfyUI host, a headless server, the demo. The pack itself never imports it."""
