@@ -1,21 +1,59 @@
-"""References in CONDITIONING: the tokens stand before the text, a control object says how they act."""
+"""References in CONDITIONING: the tokens stand before the text, a mark says what they are, a control object acts.
+
+FLUX.1 gives all tokens of its text stream the same position, so standing first changes nothing, and it makes the keys
+of each reference one contiguous slice. The mark travels among the entry's model conditions, which ComfyUI hands to
+the control object with each model call of exactly this entry: that is how the object knows whose call it is, even
+where ComfyUI lets a negative share the control of a positive.
+
+Shapes: B images, N reference tokens, T text tokens, D width.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import comfy.conds
 import torch
+
+from ...redux.control import Reference
+from ...redux.influence import Recorder
+from .control import MARK, ReduxControl
 
 Conditioning = list[list[Any]]
 
 
-def prepend(conditioning: Conditioning, tokens_BND: torch.Tensor) -> Conditioning:
-    """A new conditioning whose every entry has the reference tokens before its own; nothing passed in is changed.
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """The references of one conditioning entry in the order of their tokens, which come first in it."""
 
-    FLUX.1 gives all tokens of its text stream the same position, so standing first changes nothing, and it makes the
-    keys of each reference one contiguous slice.
+    references: tuple[Reference, ...]
+    recorder: Recorder | None = None
+
+    @property
+    def length(self) -> int:
+        return sum(reference.length for reference in self.references)
+
+
+def add_reference(
+    conditioning: Conditioning, tokens_BND: torch.Tensor, reference: Reference, record: bool = False
+) -> Conditioning:
+    """A new conditioning whose every entry has the reference before what it had; nothing passed in is changed.
+
+    With `record`, each entry records the influence of its references while it is sampled.
+
+    Raises:
+        ValueError: the text's width is not the tokens', or the conditioning is empty.
     """
-    return [[_join(tokens_BND, text_BTD), options.copy()] for text_BTD, options in conditioning]
+    if not conditioning:
+        raise ValueError("The conditioning is empty; connect a text encoder.")
+    return [[_join(tokens_BND, text), _mark(options, reference, record)] for text, options in conditioning]
+
+
+def find_mark(options: dict[str, Any]) -> Mark | None:
+    """The mark of a conditioning entry, if it has references of ours."""
+    carrier = options.get("model_conds", {}).get(MARK)
+    return carrier.cond if carrier is not None else None
 
 
 def _join(tokens_BND: torch.Tensor, text_BTD: torch.Tensor) -> torch.Tensor:
@@ -25,5 +63,36 @@ def _join(tokens_BND: torch.Tensor, text_BTD: torch.Tensor) -> torch.Tensor:
             "use a FLUX.1 text encoder, or a projector that fits this model."
         )
     batch = max(len(tokens_BND), len(text_BTD))
+    if len(text_BTD) not in (1, batch) or len(tokens_BND) not in (1, batch):
+        raise ValueError(
+            f"The reference has {len(tokens_BND)} pictures and the conditioning {len(text_BTD)} texts; "
+            "equal numbers, or one of either, are needed."
+        )
     parts = [part.to(text_BTD).expand(batch, -1, -1) for part in (tokens_BND, text_BTD)]
     return torch.cat(parts, dim=1)
+
+
+def _mark(options: dict[str, Any], reference: Reference, record: bool) -> dict[str, Any]:
+    before = find_mark(options)
+    mark = Mark((reference, *(before.references if before else ())), Recorder() if record else None)
+    options = options.copy()
+    options["model_conds"] = {**options.get("model_conds", {}), MARK: comfy.conds.CONDConstant(mark)}
+    if "attention_mask" in options:
+        options["attention_mask"] = _extend_mask(options["attention_mask"], reference.length)
+    if before is None:
+        control = ReduxControl()
+        control.set_previous_controlnet(options.get("control"))
+        options["control"] = control
+        options.setdefault("control_apply_to_uncond", False)
+    return options
+
+
+def _extend_mask(mask_BQK: torch.Tensor, length: int) -> torch.Tensor:
+    """Room for reference tokens in front of another node's attention mask, which leaves them free.
+
+    A boolean mask becomes an additive one, since ComfyUI casts masks to the model's dtype; a large negative number
+    stands for minus infinity, of which interpolation would make NaN.
+    """
+    if mask_BQK.dtype == torch.bool:
+        mask_BQK = torch.where(mask_BQK, 0.0, -3e4)
+    return torch.nn.functional.pad(mask_BQK, (length, 0, length, 0))
