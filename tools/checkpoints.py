@@ -1,6 +1,6 @@
 """Small random-weight checkpoints in the file formats of the real ones, for tests and for a demo without training.
 
-    write_checkpoints(models_dir)   ->  clip_vision/, style_models/, diffusion_models/, vae/ and text_encoders/
+    write_checkpoints(models)   ->  clip_vision/, style_models/, diffusion_models/, vae/ and text_encoders/
 
 ComfyUI reads them with its ordinary loaders, as it reads the 12-billion-parameter files. The same seed gives the
 same bytes. The builders return state dicts, for tests that need no file.
@@ -8,14 +8,15 @@ same bytes. The builders return state dicts, for tests that need no file.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -180,8 +181,8 @@ def vae_weights(seed: int = 3) -> Weights:
             else:
                 make.linear(f"{prefix}.{index}", out_features, in_features, 3, 3, bias=kind == "conv")
     # Keep most pixels inside 0..1, where a difference in the latent can be seen.
-    make.weights["taesd_decoder.18.weight"] *= 0.08
-    make.weights["taesd_decoder.18.bias"] += 0.5
+    make.weights["taesd_decoder.19.weight"] *= 0.08
+    make.weights["taesd_decoder.19.bias"] += 0.5
     make.weights["vae_scale"] = torch.tensor(1.0)
     make.weights["vae_shift"] = torch.tensor(0.0)
     return make.weights
@@ -238,11 +239,11 @@ def write_checkpoints(models: Path, sizes: Sizes = SIZES, seed: int = 0, names: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write small random-weight checkpoints into a models folder.")
-    parser.add_argument("models", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    write_checkpoints(args.models, seed=args.seed)
+    models = Path(sys.argv[1])
+    try:
+        write_checkpoints(models)
+    except (OSError, SafetensorError) as error:
+        sys.exit(f"error: The small models cannot be written to {models}: {error}.")
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ class Client:
 
 def _follow(kind: str, data: dict[str, Any], prompt: Prompt, result: Result, on_progress: OnProgress | None) -> bool:
     """Take one event into the result; True when the prompt is done."""
-    node = data.get("node")
+    node: Any = data.get("node")
     if kind == "execution_cached":
         result.cached = list(data["nodes"])
     elif kind == "executing" and node is not None:

@@ -53,7 +53,7 @@ def make(args: argparse.Namespace) -> Path:
         _say(f"Starting ComfyUI {host.version} ({host.path}) ...")
         server = stack.enter_context(Server(host, base, port=args.port))
         if writer.wait():
-            raise ToolError(f"The small models cannot be written to {base} (is the disk full?).")
+            raise ToolError(f"The small models are not in {base}.")
         client = Client(server.url)
         missing = sorted(
             {value for *_, value in workflow.missing_choices(_without_images(graph), client.object_info())}
@@ -70,7 +70,7 @@ def make(args: argparse.Namespace) -> Path:
 
 
 def _take(client: Client, graph: workflow.Workflow, shots: list[Shot], folder: Path) -> dict[Shot, Image.Image]:
-    pictures = {}
+    pictures: dict[Shot, Image.Image] = {}
     for number, shot in enumerate(shots, 1):
         label = f"[{number}/{len(shots)}] strength {shot.strength:g}, seed {shot.seed}"
         _show(label)
