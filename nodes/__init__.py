@@ -3,11 +3,33 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ReduxApply
+from .clip_vision import ReduxFromClipVision
 from .encode import ReduxEncode
+from .files import ReduxLoadConditioning, ReduxLoadTokens, ReduxSaveConditioning, ReduxSaveTokens
 from .load import ReduxLoader
 from .miniature_text import ReduxMiniatureText
+from .mix import ReduxMix
+from .pool import ReduxPool
+from .safety import ReduxSafetyCheck
+from .save_image import ReduxSaveImage
+from .size import ReduxSize
 
-NODES: list[type[io.ComfyNode]] = [ReduxLoader, ReduxEncode, ReduxApply, ReduxMiniatureText]
+NODES: list[type[io.ComfyNode]] = [
+    ReduxLoader,
+    ReduxEncode,
+    ReduxApply,
+    ReduxPool,
+    ReduxMix,
+    ReduxSaveTokens,
+    ReduxLoadTokens,
+    ReduxSaveConditioning,
+    ReduxLoadConditioning,
+    ReduxFromClipVision,
+    ReduxMiniatureText,
+    ReduxSize,
+    ReduxSaveImage,
+    ReduxSafetyCheck,
+]
 
 
 class ReduxExtension(ComfyExtension):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -89,15 +89,23 @@ def place_tokens(tokens: ReduxTokens, batch: str = "joint", normalize: bool = Tr
         [1 or B, N, D] and pieces whose lengths sum to N. Pictures of unequal token counts ("per image", with masks)
         are padded with tokens that no image reads.
     """
-    kept = tokens.kept()
-    biases = [math.log(tokens.full_count / len(part)) if normalize else 0.0 for part in kept]
+    rows = [_pieces(tokens, parts, normalize) for parts in tokens.kept_parts()]
     if batch == "joint":
-        return torch.cat(kept)[None], _merge([Piece(len(p), b) for p, b in zip(kept, biases, strict=True)])
+        flat = [pair for row in rows for pair in row]
+        return torch.cat([part for part, _ in flat])[None], _merge([piece for _, piece in flat])
     if batch != "per image":
         raise ValueError(f"There is no batch mode '{batch}'; choose joint or per image.")
-    if len(kept) == 1:
-        return kept[0][None], (Piece(len(kept[0]), biases[0]),)
-    return _place_per_image(kept, biases)
+    return _place_per_image(rows)
+
+
+def _pieces(tokens: ReduxTokens, kept: list[Tensor], normalize: bool) -> list[tuple[Tensor, Piece]]:
+    """Tokens and weight of each part of one picture that has anything left."""
+    pairs = []
+    for part, part_ND in zip(tokens.parts, kept, strict=True):
+        if len(part_ND):
+            bias = math.log(part.weight) + (math.log(part.full_count / len(part_ND)) if normalize else 0.0)
+            pairs.append((part_ND, Piece(len(part_ND), bias)))
+    return pairs
 
 
 def _merge(pieces: list[Piece]) -> tuple[Piece, ...]:
@@ -112,23 +120,24 @@ def _merge(pieces: list[Piece]) -> tuple[Piece, ...]:
     return tuple(merged)
 
 
-def _place_per_image(kept: list[Tensor], biases: list[float]) -> tuple[Tensor, tuple[Piece, ...]]:
+def _place_per_image(rows: list[list[tuple[Tensor, Piece]]]) -> tuple[Tensor, tuple[Piece, ...]]:
     """One row of tokens an image.
 
-    Equal counts are one piece. Of unequal ones each count gets a piece of its own, which an image of another count
-    fills with zeros and never reads, so that the groups of attention stay whole and exact.
+    Rows of equal pieces are stacked. Of unequal ones each kind of row gets a place of its own, which an image of
+    another kind fills with zeros and never reads, so that the groups of attention stay whole and exact.
     """
-    counts = [len(part) for part in kept]
-    if len(set(counts)) == 1:
-        return torch.stack(kept), (Piece(counts[0], biases[0]),)
-    rows: list[list[Tensor]] = [[] for _ in kept]
-    pieces = []
-    for count, bias in sorted(set(zip(counts, biases, strict=True))):
-        images = tuple(other == count for other in counts)
-        pieces.append(Piece(count, bias, images))
-        for row, part in zip(rows, kept, strict=True):
-            row.append(part if len(part) == count else part.new_zeros(count, part.shape[-1]))
-    return torch.stack([torch.cat(row) for row in rows]), tuple(pieces)
+    kinds = [tuple(piece for _, piece in row) for row in rows]
+    columns: list[Tensor] = []
+    pieces: list[Piece] = []
+    for kind in dict.fromkeys(kinds):
+        images = tuple(other == kind for other in kinds)
+        fill = torch.zeros_like(torch.cat([part for part, _ in rows[images.index(True)]]))
+        parts = [
+            torch.cat([part for part, _ in row]) if reads else fill for row, reads in zip(rows, images, strict=True)
+        ]
+        columns.append(torch.stack(parts))
+        pieces += kind if all(images) else [replace(piece, images=images) for piece in kind]
+    return torch.cat(columns, dim=1), _merge(pieces)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from .config import SiglipConfig
 
 MIN_SIDE = 4
 MIN_COVERAGE = 1 / 512  # below this share of a patch (a third of a pixel of 196) a token is not worth its place
+MAX_MEAN = 2.0  # floats that are brighter on average are not in 0..1 but, most likely, in 0..255
 NEUTRAL = 0.5  # what stands behind alpha and in padding: zero in the tower's input space
 
 POSITIONS: dict[str, tuple[float, float]] = {
@@ -62,8 +64,7 @@ def read_picture(images_BYXC: Tensor, mask_BYX: Tensor | None = None) -> Picture
     """Check a batch and separate what is seen from how much of it is read.
 
     Args:
-        images_BYXC: [B, Y, X, C] or [Y, X, C]; C is 1 (grey), 3 or 4 (alpha); floats in 0..1 (others are clamped), or
-            uint8 / uint16. Alpha says how much of a pixel is read; behind it stands a neutral grey.
+        images_BYXC: C is 1 (grey), 3 or 4 (alpha); floats in 0..1 (others are clamped), or uint8 / uint16. Alpha says how much of a pixel is read; behind it stands a neutral grey.
         mask_BYX: [B, Y, X], [1, Y, X] or [Y, X], 1 where the reference is read; any size, stretched to the pictures.
 
     Raises:
@@ -82,20 +83,55 @@ def read_picture(images_BYXC: Tensor, mask_BYX: Tensor | None = None) -> Picture
     return Picture(rgb, alpha if mask is None else mask)
 
 
-def fit_stretch(picture: Picture, config: SiglipConfig) -> View:
+def crop_to_cover(picture: Picture, margin: float) -> Picture:
+    """Cut each batch around what is read of any of its pictures.
+
+    The cut is a square where the picture has room for one, so that nothing is distorted afterwards, and otherwise as
+    near to it as fits in.
+
+    Args:
+        margin: room on each side, as a share of the longer side of what is read.
+
+    Raises:
+        ValueError: nothing is read, or there is no mask and no alpha.
+    """
+    if picture.cover_B1YX is None:
+        raise ValueError("There is no mask and no alpha to crop to; connect a mask or switch crop_to_mask off.")
+    read_YX = (picture.cover_B1YX > MIN_COVERAGE).any(dim=0)[0]
+    rows, columns = read_YX.any(1).nonzero().flatten().tolist(), read_YX.any(0).nonzero().flatten().tolist()
+    if not rows:
+        raise ValueError("The mask is empty; paint white where the reference is to be read, or invert it.")
+    side = max(MIN_SIDE, math.ceil(max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) * (1 + 2 * margin)))
+    box = [_interval(found, side, length) for found, length in zip((rows, columns), picture.size, strict=True)]
+    return picture.window(box[0][0], box[1][0], box[0][1], box[1][1])
+
+
+def _interval(found: list[int], side: int, length: int) -> tuple[int, int]:
+    """Start and length of an interval of `side` around the indices found, moved and cut to 0..length."""
+    size = min(side, length)
+    start = (found[0] + found[-1] + 1 - size) // 2
+    return min(max(start, 0), length - size), size
+
+
+def fit_stretch(picture: Picture, config: SiglipConfig) -> list[View]:
     """Resize to the tower's square, as Redux was trained."""
-    return _view(picture, (config.image_size, config.image_size), config)
+    return [_view(picture, (config.image_size, config.image_size), config)]
 
 
-def fit_crop(picture: Picture, config: SiglipConfig, position: tuple[float, float] = (0.5, 0.5)) -> View:
-    """Cut the largest square at `position` (down, across; 0..1) and resize it."""
+def fit_crop(picture: Picture, config: SiglipConfig, position: tuple[float, float] = (0.5, 0.5)) -> list[View]:
+    """Cut the largest square at `position` (down, across; 0..1, or a name of `POSITIONS`) and resize it."""
+    position = POSITIONS.get(position, position) if isinstance(position, str) else position
+    if isinstance(position, str) or len(position) != 2 or not all(0 <= share <= 1 for share in position):
+        raise ValueError(
+            f"There is no position {position!r}; two numbers in 0..1, or {', '.join(POSITIONS)}, is needed."
+        )
     height, width = picture.size
     side = min(height, width)
     top, left = round((height - side) * position[0]), round((width - side) * position[1])
     return fit_stretch(picture.window(top, left, side, side), config)
 
 
-def fit_pad(picture: Picture, config: SiglipConfig) -> View:
+def fit_pad(picture: Picture, config: SiglipConfig) -> list[View]:
     """Resize the longer side and centre the picture; tokens that see only padding have no coverage."""
     height, width = picture.size
     scale = config.image_size / max(height, width)
@@ -108,10 +144,10 @@ def fit_pad(picture: Picture, config: SiglipConfig) -> View:
     padded = Picture(
         pad(resize(picture.rgb_BCYX, inner), border, value=NEUTRAL), pad(resize_mask(cover, inner), border)
     )
-    return _view(padded, (config.image_size, config.image_size), config)
+    return fit_stretch(padded, config)
 
 
-def fit_native(picture: Picture, config: SiglipConfig) -> View:
+def fit_native(picture: Picture, config: SiglipConfig) -> list[View]:
     """Keep the aspect ratio with at most as many tokens as the trained grid; positions are interpolated by the tower.
 
     The pixels that the trained size leaves over beyond its last patch are kept, so that a square picture gives
@@ -119,7 +155,7 @@ def fit_native(picture: Picture, config: SiglipConfig) -> View:
     """
     rows, columns = native_grid(*picture.size, config.num_tokens)
     spare = config.image_size - config.grid[0] * config.patch_size
-    return _view(picture, (rows * config.patch_size + spare, columns * config.patch_size + spare), config)
+    return [_view(picture, (rows * config.patch_size + spare, columns * config.patch_size + spare), config)]
 
 
 def native_grid(height: int, width: int, budget: int) -> tuple[int, int]:
@@ -137,6 +173,8 @@ def native_grid(height: int, width: int, budget: int) -> tuple[int, int]:
 
 def fit_tiles(picture: Picture, config: SiglipConfig, tiles: tuple[int, int] = (2, 2)) -> list[View]:
     """The whole picture, then rows x columns of tiles in reading order, each stretched to the tower's square."""
+    if len(tiles) != 2 or not all(isinstance(count, int) and count >= 1 for count in tiles):
+        raise ValueError(f"The tiles are {tiles!r}; two whole numbers from 1 up (rows, columns) are needed.")
     height, width = picture.size
     rows, columns = min(tiles[0], height), min(tiles[1], width)
     tops = [height * row // rows for row in range(rows + 1)]
@@ -146,10 +184,10 @@ def fit_tiles(picture: Picture, config: SiglipConfig, tiles: tuple[int, int] = (
         for top, bottom in zip(tops, tops[1:], strict=False)
         for left, right in zip(lefts, lefts[1:], strict=False)
     ]
-    return [fit_stretch(part, config) for part in (picture, *windows)]
+    return [view for part in (picture, *windows) for view in fit_stretch(part, config)]
 
 
-FITS: dict[str, Callable[..., View | list[View]]] = {
+FITS: dict[str, Callable[..., list[View]]] = {
     "stretch": fit_stretch,
     "crop": fit_crop,
     "pad": fit_pad,
@@ -183,10 +221,7 @@ def _view(picture: Picture, size: tuple[int, int], config: SiglipConfig) -> View
 
 def _check_images(images: Tensor) -> Tensor:
     """Any accepted layout and dtype -> fp32 [B, C, Y, X] in 0..1."""
-    if not isinstance(images, Tensor):
-        raise TypeError(f"The reference is a {type(images).__name__}; an image tensor [B, H, W, C] is needed.")
     shape = tuple(images.shape)
-    images = images[None] if images.ndim == 3 else images
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
         hint = "; it looks like [B, C, H, W]" if images.ndim == 4 and images.shape[1] in (1, 3, 4) else ""
         raise ValueError(f"The reference has shape {shape}{hint}; [B, H, W, C] with 1, 3 or 4 channels is needed.")
@@ -195,28 +230,33 @@ def _check_images(images: Tensor) -> Tensor:
         raise ValueError("The reference is an empty batch; at least one picture is needed.")
     if min(height, width) < MIN_SIDE:
         raise ValueError(f"The reference is {width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed.")
-    if images.dtype in (torch.uint8, torch.uint16):
-        images = images.to(torch.float32) / torch.iinfo(images.dtype).max
-    elif not images.is_floating_point():
-        raise ValueError(f"The reference has dtype {images.dtype}; floats in 0..1, uint8 or uint16 are needed.")
-    images = images.to(torch.float32)
-    if not bool(torch.isfinite(images).all()):
-        count = int((~torch.isfinite(images)).sum())
-        raise ValueError(f"The reference has {count} values that are NaN or infinite; a finite picture is needed.")
-    return images.movedim(-1, 1).clamp(0, 1)
+    return _to_unit(images, "reference").movedim(-1, 1)
+
+
+def _to_unit(values: Tensor, what: str) -> Tensor:
+    """Integers and floats -> fp32 in 0..1."""
+    if values.dtype in (torch.uint8, torch.uint16):
+        return values.to(torch.float32) / torch.iinfo(values.dtype).max
+    if not values.is_floating_point() and values.dtype != torch.bool:
+        raise ValueError(f"The {what} has dtype {values.dtype}; floats in 0..1, uint8 or uint16 are needed.")
+    values = values.to(torch.float32)
+    mean = float(values.mean())
+    if not math.isfinite(mean) and (count := int((~torch.isfinite(values)).sum())):
+        raise ValueError(f"The {what} has {count} values that are NaN or infinite; numbers from 0 to 1 are needed.")
+    if mean > MAX_MEAN:
+        raise ValueError(f"The {what} has values of {mean:.4g} on average; floats in 0..1, or uint8, are needed.")
+    return values.clamp(0, 1)
 
 
 def _check_mask(mask: Tensor, images_BCYX: Tensor) -> Tensor:
     """A mask of any size -> fp32 [B, 1, Y, X] in 0..1 of the pictures' size."""
-    if not isinstance(mask, Tensor) or mask.ndim not in (2, 3, 4):
-        found = f"has shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"is a {type(mask).__name__}"
-        raise ValueError(f"The mask {found}; a tensor [B, H, W] is needed.")
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"The mask is a {type(mask).__name__}; a tensor [B, H, W] is needed.")
     batch, _, height, width = images_BCYX.shape
-    mask_B1YX = mask.reshape(-1, 1, *mask.shape[-2:]).to(images_BCYX.device, torch.float32)
-    if mask_B1YX.numel() == 0 or len(mask_B1YX) not in (1, batch):
+    if mask.ndim not in (2, 3, 4) or mask.numel() == 0 or prod(mask.shape[:-2]) not in (1, batch):
         raise ValueError(
-            f"The mask has shape {tuple(mask.shape)}; one mask, or one for each of {batch} pictures, is needed."
+            f"The mask has shape {tuple(mask.shape)}; [H, W], or [B, H, W] with one for each of {batch} pictures, "
+            "is needed."
         )
-    if not bool(torch.isfinite(mask_B1YX).all()):
-        raise ValueError("The mask has values that are NaN or infinite; numbers from 0 to 1 are needed.")
-    return resize_mask(mask_B1YX.clamp(0, 1), (height, width)).expand(batch, -1, -1, -1)
+    mask_B1YX = _to_unit(mask.reshape(-1, 1, *mask.shape[-2:]).to(images_BCYX.device), "mask")
+    return resize_mask(mask_B1YX, (height, width)).expand(batch, -1, -1, -1)

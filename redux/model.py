@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from .checkpoint import check_pair, load_projector, load_tower
 from .config import ReduxConfig, SiglipConfig
 from .graph import GraphedForward
-from .image import FITS, View, read_picture
+from .image import FITS, View, crop_to_cover
+from .pictures import Pictures, cat_pictures, read_pictures
 from .projector import ReduxProjector
 from .siglip import SiglipVisionTower
-from .tokens import ReduxTokens, cat_views
+from .tokens import Part, ReduxTokens, cat_tokens
 
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 CHUNK = 16  # pictures in one pass of the tower: large enough to fill a GPU, small enough for 8 GB cards
 
 Progress = Callable[[int, int], None]
@@ -31,7 +33,6 @@ class ReduxModel(nn.Module):
     """Vision tower and projector as one module.
 
     Attributes:
-        dtype: the dtype in which encoding computes; the weights' own unless a host's layers cast them.
         encoder: names the weights, for `ReduxTokens.encoder`.
     """
 
@@ -48,7 +49,7 @@ class ReduxModel(nn.Module):
         check_pair(vision, projector)
         self.tower = SiglipVisionTower(vision, operations=operations, device=device, dtype=dtype)
         self.projector = ReduxProjector(projector, operations=operations, device=device, dtype=dtype)
-        self.dtype = dtype or torch.get_default_dtype()
+        self._dtype: torch.dtype | None = None
         self.encoder = ""
         self._graph: GraphedForward | None = None
 
@@ -68,14 +69,31 @@ class ReduxModel(nn.Module):
         Raises:
             FileNotFoundError, ValueError: one sentence that says what a file is and what is needed.
         """
+        if dtype not in DTYPES:
+            names = ", ".join(map(str, DTYPES))
+            raise ValueError(f"Redux cannot compute in {dtype}; choose one of {names}.")
         configs, state_dict, encoder = load_state_dict(vision_path, redux_path, dtype=dtype, device=device)
         model = cls(*configs, device="meta", dtype=dtype)
         model.load_state_dict(state_dict, assign=True)
         model.encoder = encoder
         model.eval().requires_grad_(False)
-        if torch.device(device).type == "cuda":
+        if torch.version.hip is None:
             model._graph = GraphedForward(model.forward)
         return model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which encoding computes: the weights' own, unless a host whose layers cast them sets another."""
+        return self._dtype or self.projector.redux_down.weight.dtype
+
+    @dtype.setter
+    def dtype(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+
+    def _apply(self, *args: Any, **kwargs: Any) -> ReduxModel:
+        if self._graph:
+            self._graph.reset()  # the weights are about to move
+        return super()._apply(*args, **kwargs)
 
     @property
     def config(self) -> SiglipConfig:
@@ -85,46 +103,79 @@ class ReduxModel(nn.Module):
         """Pixel values [B, 3, Y, X] in -1..1 -> tokens [B, N, D], in the dtype of the pixel values."""
         return self.projector(self.tower(pixels_BCYX))
 
-    @torch.inference_mode()
     def encode(
         self,
-        images: Tensor,
+        images: Pictures,
         *,
         fit: str = "stretch",
-        mask: Tensor | None = None,
-        device: torch.device | str | None = None,
-        progress: Progress | None = None,
+        mask: Pictures | None = None,
+        margin: float | None = None,
+        token_budget: int | None = None,
         **options: Any,
     ) -> ReduxTokens:
         """Read reference pictures.
 
         Args:
-            images: [B, Y, X, C], floats in 0..1 or integers, with 1, 3 or 4 channels (`image.read_picture`).
+            images: [B, Y, X, C], floats in 0..1 or uint8 or uint16, with 1, 3 or 4 channels (`image.read_picture`);
+                also numpy arrays, Pillow pictures, and lists of such of different sizes (`pictures.read_pictures`).
             fit: how a picture meets the tower's square: "stretch", "crop", "pad", "native" or "tiles" (`image.FITS`).
             mask: [B or 1, Y, X], 1 where the reference is read.
-            device: where to compute; None = where the first weight is.
-            progress: called with (passes done, passes in all) after each pass of the tower.
+            margin: crop to what the mask or alpha covers, with this share of its longer side around it; None = do not.
+            token_budget: pool until a picture has at most so many tokens; None = keep all.
             options: of the fit: `position` for "crop", `tiles` for "tiles".
 
         Raises:
             TypeError, ValueError: one sentence that says what was found and what is needed.
         """
+        tokens = self.encode_views(self.views(images, fit=fit, mask=mask, margin=margin, **options))
+        return tokens if token_budget is None else tokens.pool_to(token_budget)
+
+    def views(
+        self,
+        images: Pictures,
+        *,
+        fit: str = "stretch",
+        mask: Pictures | None = None,
+        margin: float | None = None,
+        device: torch.device | str | None = None,
+        **options: Any,
+    ) -> list[View]:
+        """What the tower will see of the pictures; arguments and errors are those of `encode`.
+
+        A CUDA `device` (None = where the first weight is) does the work.
+        """
         if fit not in FITS:
             raise ValueError(f"There is no fit '{fit}'; choose one of {', '.join(FITS)}.")
-        picture = read_picture(images, mask)
-        made = FITS[fit](picture, self.config, **options)
-        views = made if isinstance(made, list) else [made]
+        pictures = read_pictures(images, mask, torch.device(device or next(self.parameters()).device))
+        if margin is not None:
+            pictures = [crop_to_cover(picture, margin) for picture in pictures]
+        fitted = [FITS[fit](picture, self.config, **options) for picture in pictures]
+        views = [cat_pictures(same) for same in zip(*fitted, strict=True)]
+        _refuse_empty(views)
+        return views
+
+    @torch.no_grad()  # not inference_mode, whose tensors could not take part in a training
+    def encode_views(
+        self, views: list[View], *, device: torch.device | str | None = None, progress: Progress | None = None
+    ) -> ReduxTokens:
+        """Run the tower and the projector on views.
+
+        Args:
+            device: where to compute; None = where the first weight is.
+            progress: called with (passes done, passes in all) after each pass of the tower.
+        """
         device = device or next(self.parameters()).device
-        chunks = [(view, part) for view in views for part in view.pixels_BCST.split(CHUNK)]
+        chunks = [part for view in views for part in view.pixels_BCST.split(CHUNK)]
         outputs = []
-        for done, (_, pixels_BCST) in enumerate(chunks, start=1):
+        for done, pixels_BCST in enumerate(chunks, start=1):
             outputs.append(self._run(pixels_BCST.to(device, self.dtype)))
             if progress:
                 progress(done, len(chunks))
         return self._collect(views, outputs)
 
     def _run(self, pixels_BCST: Tensor) -> Tensor:
-        return self._graph(pixels_BCST) if self._graph and len(pixels_BCST) == 1 else self(pixels_BCST)
+        graphed = self._graph is not None and pixels_BCST.is_cuda and len(pixels_BCST) == 1
+        return self._graph(pixels_BCST) if self._graph and graphed else self(pixels_BCST)
 
     def _collect(self, views: list[View], outputs: Iterable[Tensor]) -> ReduxTokens:
         rest, parts, count = iter(outputs), [], self.config.num_tokens
@@ -132,9 +183,8 @@ class ReduxModel(nn.Module):
             pieces = len(view.pixels_BCST.split(CHUNK))
             tokens_BND = torch.cat([next(rest) for _ in range(pieces)])
             coverage = None if view.coverage_BN is None else view.coverage_BN.to(tokens_BND.device)
-            _refuse_empty(coverage)
-            parts.append(ReduxTokens(tokens_BND, (view.grid,), count, coverage, self.encoder))
-        return parts[0] if len(parts) == 1 else cat_views(parts, count)
+            parts.append(ReduxTokens(tokens_BND, (Part((view.grid,), count),), coverage, self.encoder))
+        return cat_tokens(parts, lambda views: (Part(tuple(view.grid for view in views), count),))
 
 
 def load_state_dict(
@@ -156,18 +206,23 @@ def load_state_dict(
 def fingerprint(state_dict: dict[str, Tensor]) -> str:
     """Twelve hexadecimal digits that name the weights, whatever dtype they are stored or loaded in.
 
-    Made from the signs of all biases and norms: rounding to another dtype never changes a sign.
+    Made from the signs of all biases and norms and of one row of each matrix: rounding to another dtype never changes
+    a sign, and a fine-tune that leaves all of some 400,000 alone is hardly another model.
     """
     digest = hashlib.sha256()
     for key in sorted(state_dict):
-        if state_dict[key].ndim == 1:
-            signs = state_dict[key].float().signbit().cpu().numpy()
-            digest.update(np.packbits(signs).tobytes())
+        weight = state_dict[key]
+        signs = (weight if weight.ndim == 1 else weight[0].flatten()).float().signbit().cpu().numpy()
+        digest.update(np.packbits(signs).tobytes())
     return digest.hexdigest()[:12]
 
 
-def _refuse_empty(coverage_BN: Tensor | None) -> None:
-    if coverage_BN is not None and not bool((coverage_BN > 0).any(dim=1).all()):
-        raise ValueError(
-            "The mask or alpha leaves nothing of the reference; paint white where it is to be read, or invert it."
-        )
+def _refuse_empty(views: list[View]) -> None:
+    """A picture of which nothing is read in any view has no tokens to give."""
+    covers = [view.coverage_BN for view in views]
+    if all(cover is not None for cover in covers):
+        covered_B = torch.stack([(cover > 0).any(dim=1) for cover in covers if cover is not None]).any(dim=0)
+        if not bool(covered_B.all()):
+            raise ValueError(
+                "The mask or alpha leaves nothing of the reference; paint white where it is to be read, or invert it."
+            )

@@ -1,13 +1,14 @@
 """The tokens of a reference: what the projector gives, and what can be done with it before FLUX reads it.
 
-Shapes: B pictures, N tokens, D text width, R x C grid.
+Shapes: B pictures, N tokens, D text width, R x C grid; r x c pooled grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,27 +16,44 @@ from torch import Tensor
 Grid = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A run of tokens that belongs together: one reference, seen in one or (as tiles) several views.
+
+    Attributes:
+        grids: rows and columns of each view, in the order of the tokens.
+        full_count: tokens of a whole reference at full resolution (729 for SigLIP so400m patch14-384); `normalize`
+            lets the part count as much as so many.
+        weight: factor of the strength, set where references are joined.
+    """
+
+    grids: tuple[Grid, ...]
+    full_count: int
+    weight: float = 1.0
+
+    @property
+    def length(self) -> int:
+        return sum(map(prod, self.grids))
+
+
 @dataclass(frozen=True, eq=False)
 class ReduxTokens:
-    """A reference as FLUX reads it.
+    """A reference as FLUX reads it; immutable.
 
     Attributes:
         tokens: [B, N, D], one row of tokens a picture.
-        grids: rows and columns of each view of the picture, in the order of the tokens; the products sum to N.
-        full_count: tokens of a whole reference at full resolution (729 for SigLIP so400m patch14-384), with which
-            `normalize` compares. It grows when references are joined.
+        parts: what the tokens are, in order; their lengths sum to N.
         coverage: [B, N] in 0..1, how much of a token's patch is to be read, 0 where the token is dropped; None = all.
         encoder: names the weights that made the tokens; tokens of different encoders do not mix.
     """
 
     tokens: Tensor
-    grids: tuple[Grid, ...]
-    full_count: int
+    parts: tuple[Part, ...]
     coverage: Tensor | None = None
     encoder: str = ""
 
     def __post_init__(self) -> None:
-        if self.tokens.ndim != 3 or self.tokens.shape[1] != sum(map(prod, self.grids)):
+        if self.tokens.ndim != 3 or self.tokens.shape[1] != sum(part.length for part in self.parts):
             raise ValueError(
                 f"Reference tokens of shape {tuple(self.tokens.shape)} do not fit the grids {self.grids}; "
                 "[pictures, tokens, width] with one token for each cell is needed."
@@ -44,6 +62,10 @@ class ReduxTokens:
             raise ValueError(
                 f"The coverage of shape {tuple(self.coverage.shape)} does not fit {tuple(self.tokens.shape[:2])}."
             )
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        return tuple(grid for part in self.parts for grid in part.grids)
 
     @property
     def grid(self) -> Grid:
@@ -57,6 +79,10 @@ class ReduxTokens:
         return self.grids[0]
 
     @property
+    def full_count(self) -> int:
+        return sum(part.full_count for part in self.parts)
+
+    @property
     def num_pictures(self) -> int:
         return self.tokens.shape[0]
 
@@ -66,40 +92,132 @@ class ReduxTokens:
 
     def kept(self) -> list[Tensor]:
         """The tokens of each picture without the dropped ones: B tensors [n_b, D]."""
+        return [torch.cat(parts) for parts in self.kept_parts()]
+
+    def kept_parts(self) -> list[list[Tensor]]:
+        """The same, each part apart: for each picture one tensor [n_bp, D] a part."""
+        lengths = [part.length for part in self.parts]
+        rows = [list(tokens_ND.split(lengths)) for tokens_ND in self.tokens]
         if self.coverage is None:
-            return list(self.tokens)
-        return [tokens_ND[cover_N > 0] for tokens_ND, cover_N in zip(self.tokens, self.coverage, strict=True)]
+            return rows
+        covers = [cover_N.split(lengths) for cover_N in self.coverage]
+        return [
+            [part_ND[cover_N > 0] for part_ND, cover_N in zip(row, cover, strict=True)]
+            for row, cover in zip(rows, covers, strict=True)
+        ]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ReduxTokens:
         """The same reference elsewhere or in another dtype; coverage stays in fp32."""
         coverage = None if self.coverage is None else self.coverage.to(device=device)
         return replace(self, tokens=self.tokens.to(device=device, dtype=dtype), coverage=coverage)
 
+    def pool(self, grid: Grid) -> ReduxTokens:
+        """Average each view by area to rows x columns; a side that is smaller already stays as it is.
 
-def cat_views(views: Sequence[ReduxTokens], full_count: int) -> ReduxTokens:
-    """Several views of the same pictures as one reference with `full_count` tokens' influence.
+        A pooled token is the mean of the tokens under it, weighted by area times coverage, so dropped tokens have no
+        say in it; where nothing is covered it is dropped itself.
 
-    Raises:
-        ValueError: no views, or views of different pictures, widths or encoders.
-    """
-    if not views:
-        raise ValueError("There are no references to put together; at least one is needed.")
-    first = views[0]
-    for other in views[1:]:
+        Raises:
+            ValueError: a side below 1.
+        """
+        rows, columns = grid
+        if rows < 1 or columns < 1:
+            raise ValueError(f"A reference cannot be pooled to {rows} x {columns} tokens; 1 x 1 is the least.")
+        tokens, covers = [], []
+        for view, cover_BN, (height, width) in self._views():
+            small = min(rows, height), min(columns, width)
+            pooled, pooled_cover = _pool_view(view, cover_BN, (height, width), small)
+            tokens.append(pooled)
+            covers.append(pooled_cover)
+        parts = tuple(
+            replace(part, grids=tuple((min(rows, h), min(columns, w)) for h, w in part.grids)) for part in self.parts
+        )
+        coverage = None if self.coverage is None else torch.cat(covers, dim=1)
+        return replace(self, tokens=torch.cat(tokens, dim=1), parts=parts, coverage=coverage)
+
+    def pool_to(self, budget: int) -> ReduxTokens:
+        """Pool every view to the largest square grid with which a picture has at most `budget` tokens.
+
+        Raises:
+            ValueError: fewer tokens than views.
+        """
+        if budget < len(self.grids):
+            raise ValueError(f"A budget of {budget} tokens is too small for {len(self.grids)} views of the picture.")
+        side = max(max(grid) for grid in self.grids)
+        while sum(min(side, rows) * min(side, columns) for rows, columns in self.grids) > budget:
+            side -= 1
+        return self.pool((side, side))
+
+    def _views(self) -> list[tuple[Tensor, Tensor, Grid]]:
+        lengths = [rows * columns for rows, columns in self.grids]
+        cover_BN = self.tokens.new_ones(self.tokens.shape[:2], dtype=torch.float32)
+        cover_BN = cover_BN if self.coverage is None else self.coverage
+        views = zip(self.tokens.split(lengths, dim=1), cover_BN.split(lengths, dim=1), self.grids, strict=True)
+        return list(views)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; see `redux.store.save_tokens`."""
+        from .store import save_tokens
+
+        save_tokens(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReduxTokens:
+        """Read a file of `save`; see `redux.store.load_tokens`."""
+        from .store import load_tokens
+
+        return load_tokens(path)
+
+
+def _pool_view(tokens_BND: Tensor, cover_BN: Tensor, grid: Grid, small: Grid) -> tuple[Tensor, Tensor]:
+    """One view pooled to a smaller grid: tokens [B, r * c, D] and coverage [B, r * c]."""
+    if small == grid:
+        return tokens_BND, cover_BN
+    down_rR = overlap(grid[0], small[0], tokens_BND.device)
+    across_cC = overlap(grid[1], small[1], tokens_BND.device)
+
+    def average(values_BNX: Tensor) -> Tensor:
+        values_BRCX = values_BNX.float().unflatten(1, grid)
+        return torch.einsum("rR,cC,bRCx->brcx", down_rR, across_cC, values_BRCX).flatten(1, 2)
+
+    pooled_cover = average(cover_BN[..., None])
+    pooled = average(tokens_BND * cover_BN[..., None].to(tokens_BND.dtype)) / pooled_cover.clamp(min=1e-12)
+    return pooled.to(tokens_BND.dtype), pooled_cover[..., 0]
+
+
+def overlap(length: int, small: int, device: torch.device | str | None = None) -> Tensor:
+    """[small, length]: which share of each of `small` equal intervals is covered by each of `length` equal ones."""
+    edges_s = torch.arange(small + 1, dtype=torch.float64) * (length / small)
+    edges_L = torch.arange(length + 1, dtype=torch.float64)
+    right = torch.minimum(edges_s[1:, None], edges_L[None, 1:])
+    left = torch.maximum(edges_s[:-1, None], edges_L[None, :-1])
+    return ((right - left).clamp(min=0) * (small / length)).to(device, torch.float32)
+
+
+def check_alike(references: Sequence[ReduxTokens], doing: str) -> None:
+    """Raises ValueError unless there are references, all of as many pictures, of one width and of one encoder."""
+    if not references:
+        raise ValueError(f"There are no references to {doing}; at least one is needed.")
+    first = references[0]
+    for other in references[1:]:
         if (other.num_pictures, other.width) != (first.num_pictures, first.width):
             raise ValueError(
-                f"References of {first.num_pictures} x {first.width} and {other.num_pictures} x {other.width} "
-                "(pictures x width) cannot be put together; both numbers must be equal."
+                f"References of {first.num_pictures} and {other.num_pictures} pictures, widths {first.width} and "
+                f"{other.width}, are there to {doing}; both numbers must be equal."
             )
-        if other.encoder != first.encoder:
-            raise ValueError("References of two different encoders cannot be put together; encode both with one.")
+        if first.encoder and other.encoder and other.encoder != first.encoder:
+            raise ValueError(
+                f"References of two encoders ({first.encoder}, {other.encoder}) are there to {doing}; one is needed."
+            )
+
+
+def cat_tokens(
+    references: Sequence[ReduxTokens], merge: Callable[[Sequence[ReduxTokens]], tuple[Part, ...]]
+) -> ReduxTokens:
+    """References one after the other in the sequence, `merge` says as which parts."""
+    first = references[0]
     coverage = None
-    if any(view.coverage is not None for view in views):
-        covers = [
-            v.tokens.new_ones(v.tokens.shape[:2], dtype=torch.float32) if v.coverage is None else v.coverage
-            for v in views
-        ]
-        coverage = torch.cat(covers, dim=1)
-    tokens = torch.cat([view.tokens for view in views], dim=1)
-    grids = tuple(grid for view in views for grid in view.grids)
-    return ReduxTokens(tokens, grids, full_count, coverage, first.encoder)
+    if any(reference.coverage is not None for reference in references):
+        coverage = torch.cat([cover_BN for reference in references for _, cover_BN, _ in reference._views()], dim=1)
+    tokens = torch.cat([reference.tokens.to(first.tokens) for reference in references], dim=1)
+    return ReduxTokens(tokens, merge(references), coverage, first.encoder)

@@ -10,11 +10,13 @@ Shapes: B images, N reference tokens, T text tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.conds
 import torch
+from comfy.controlnet import ControlBase
 
 from ...redux.control import Reference
 from ...redux.influence import Recorder
@@ -74,17 +76,45 @@ def _join(tokens_BND: torch.Tensor, text_BTD: torch.Tensor) -> torch.Tensor:
 
 def _mark(options: dict[str, Any], reference: Reference, record: bool) -> dict[str, Any]:
     before = find_mark(options)
-    mark = Mark((reference, *(before.references if before else ())), Recorder() if record else None)
-    options = options.copy()
-    options["model_conds"] = {**options.get("model_conds", {}), MARK: comfy.conds.CONDConstant(mark)}
+    options = add_mark(options, (reference, *(before.references if before else ())), record)
     if "attention_mask" in options:
         options["attention_mask"] = _extend_mask(options["attention_mask"], reference.length)
-    if before is None:
+    return options
+
+
+def add_mark(options: dict[str, Any], references: Sequence[Reference], record: bool = False) -> dict[str, Any]:
+    """A copy of an entry's options that says which references its first tokens are, with a control that acts on it."""
+    options = options.copy()
+    if not references:
+        return options
+    mark = Mark(tuple(references), Recorder() if record else None)
+    options["model_conds"] = {**options.get("model_conds", {}), MARK: comfy.conds.CONDConstant(mark)}
+    if not any(isinstance(control, ReduxControl) for control in _chain(options.get("control"))):
         control = ReduxControl()
         control.set_previous_controlnet(options.get("control"))
         options["control"] = control
         options.setdefault("control_apply_to_uncond", False)
     return options
+
+
+def without_mark(options: dict[str, Any]) -> dict[str, Any]:
+    """A copy of an entry's options without its references; ControlNets of others stay."""
+    options = options.copy()
+    conds = {key: value for key, value in options.pop("model_conds", {}).items() if key != MARK}
+    if conds:
+        options["model_conds"] = conds
+    if isinstance(options.get("control"), ReduxControl):
+        options["control"] = options["control"].previous_controlnet
+    if options.get("control") is None:
+        options.pop("control", None)
+        options.pop("control_apply_to_uncond", None)
+    return options
+
+
+def _chain(control: ControlBase | None) -> Iterator[ControlBase]:
+    while control is not None:
+        yield control
+        control = control.previous_controlnet
 
 
 def _extend_mask(mask_BQK: torch.Tensor, length: int) -> torch.Tensor:

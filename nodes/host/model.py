@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import comfy.model_management as memory
@@ -10,8 +11,11 @@ import comfy.ops
 import comfy.utils
 import torch
 
+from ...redux.config import ReduxConfig
+from ...redux.image import View
 from ...redux.model import CHUNK, ReduxModel, load_state_dict
-from ...redux.tokens import ReduxTokens
+from ...redux.projector import ReduxProjector
+from ...redux.tokens import Part, ReduxTokens
 
 DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -32,8 +36,8 @@ class HostedModel:
             model, load_device=load_device, offload_device=offload_device
         )
 
-    def encode(self, image: torch.Tensor, **options: Any) -> ReduxTokens:
-        """`ReduxModel.encode` on ComfyUI's device, with its progress bar and its interrupt."""
+    def encode(self, views: list[View]) -> ReduxTokens:
+        """`ReduxModel.encode_views` on ComfyUI's device, with its progress bar and its interrupt."""
         device = self.patcher.load_device
         bar: list[comfy.utils.ProgressBar] = []
 
@@ -45,7 +49,7 @@ class HostedModel:
                 bar[0].update_absolute(done, total)
 
         memory.load_models_gpu([self.patcher], memory_required=self._memory_required())
-        tokens = self.model.encode(image, device=device, progress=progress, **options)
+        tokens = self.model.encode_views(views, device=device, progress=progress)
         return tokens.to(memory.intermediate_device(), memory.intermediate_dtype())
 
     def _memory_required(self) -> int:
@@ -80,3 +84,39 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     if memory.should_use_bf16(device):
         return torch.bfloat16
     return torch.float16 if memory.should_use_fp16(device, prioritize_performance=False) else torch.float32
+
+
+def project_clip_vision(style_model: Any, clip_vision_output: Any) -> ReduxTokens:
+    """ComfyUI's own STYLE_MODEL and CLIP_VISION_OUTPUT to tokens, with the projector on the GPU.
+
+    ComfyUI keeps the style model on the CPU, outside its memory management; here its weights get a patcher.
+
+    Raises:
+        ValueError: the style model is not Redux, or the vision tower is not SigLIP.
+    """
+    state_dict = style_model.model.state_dict()
+    if "redux_up.weight" not in state_dict:
+        raise ValueError("The style model is not a Redux projector; load flux1-redux-dev.safetensors.")
+    hidden_BNV = clip_vision_output["last_hidden_state"]
+    side = math.isqrt(hidden_BNV.shape[1])
+    hidden_features, in_features = state_dict["redux_up.weight"].shape
+    if hidden_BNV.shape[-1] != in_features or side * side != hidden_BNV.shape[1]:
+        raise ValueError(
+            f"CLIP Vision gave {hidden_BNV.shape[1]} tokens of width {hidden_BNV.shape[-1]}; the projector reads a "
+            f"square of tokens of width {in_features}, as sigclip_vision_patch14_384.safetensors gives."
+        )
+    config = ReduxConfig(
+        in_features=in_features,
+        hidden_features=hidden_features,
+        out_features=state_dict["redux_down.weight"].shape[0],
+    )
+    load_device, offload_device = memory.text_encoder_device(), memory.text_encoder_offload_device()
+    dtype = state_dict["redux_up.weight"].dtype
+    model = ReduxProjector(config, operations=comfy.ops.manual_cast, device=offload_device, dtype=dtype)
+    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=load_device, offload_device=offload_device)
+    memory.archive_model_dtypes(model)
+    model.load_state_dict(state_dict, assign=patcher.is_dynamic())
+    memory.load_models_gpu([patcher])
+    tokens_BND = model(hidden_BNV.to(load_device, compute_dtype(load_device)))
+    tokens = ReduxTokens(tokens_BND, (Part(((side, side),), side * side),))
+    return tokens.to(memory.intermediate_device(), memory.intermediate_dtype())

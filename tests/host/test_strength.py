@@ -20,7 +20,7 @@ def flux(comfy: Any) -> Any:
 def tokens(comfy: Any, pack: Any) -> Any:
     """A reference of 16 tokens, random."""
     values = torch.randn(1, 16, comfy.sizes.context, generator=torch.Generator().manual_seed(7))
-    return pack.redux.ReduxTokens(values, ((4, 4),), 16)
+    return pack.redux.ReduxTokens(values, (pack.redux.tokens.Part(((4, 4),), 16),))
 
 
 def core_redux(comfy: Any, conditioning: list, tokens: Any, strength: float, kind: str = "attn_bias") -> list:

@@ -1,0 +1,141 @@
+"""Several references as one.
+
+Shapes: B pictures, N tokens, D text width, M references.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .tokens import ReduxTokens, cat_tokens, check_alike
+
+Combine = Callable[[Tensor, Tensor], Tensor]
+
+
+def mix(
+    references: Sequence[ReduxTokens], method: str = "average", weights: Sequence[float] | None = None
+) -> ReduxTokens:
+    """Combine references.
+
+    "join" sets them side by side: FLUX reads each, with its weight in attention, and the grids may differ. All other
+    methods make one token of the tokens at each place; references of different single grids are first pooled by area
+    to the smaller side of each. A token that is dropped has no say in averages, and counts as zero elsewhere.
+
+    Args:
+        references: of one encoder, width and number of pictures.
+        method: one of `METHODS`:
+            average: mean with the weights. norm average: the mean of the directions, at the mean length. slerp: along
+            the great circle between the directions, one reference after the other. add: weighted sum. subtract: the
+            first minus the others. max: the larger of the weighted numbers.
+        weights: one for each reference; None = 1 each.
+
+    Raises:
+        ValueError: no references, an unknown method, weights that do not fit or have no meaning, references that
+            differ in what they must share.
+    """
+    references = list(references)
+    if method not in METHODS:
+        raise ValueError(f"There is no method '{method}'; choose one of {', '.join(METHODS)}.")
+    check_alike(references, "mix")
+    weights = [1.0] * len(references) if weights is None else list(weights)
+    _check_weights(weights, len(references), method)
+    if method == "join":
+        return _join(references, weights)
+    references = _same_grid(references, method)
+    tokens_MBND = torch.stack([reference.tokens.float() for reference in references])
+    covers_MBN1 = torch.stack([_coverage(reference) for reference in references])[..., None]
+    weights_M111 = torch.tensor(weights, device=tokens_MBND.device).reshape(-1, 1, 1, 1)
+    mixed_BND = COMBINE[method](tokens_MBND, weights_M111 * (covers_MBN1 if method in AVERAGES else covers_MBN1 > 0))
+    first = references[0]
+    coverage = None
+    if any(reference.coverage is not None for reference in references):
+        coverage = covers_MBN1[..., 0].amax(0)
+    return replace(first, tokens=mixed_BND.to(first.tokens.dtype), coverage=coverage)
+
+
+def _check_weights(weights: list[float], count: int, method: str) -> None:
+    if len(weights) != count:
+        raise ValueError(f"There are {len(weights)} weights for {count} references; one for each is needed.")
+    if not all(math.isfinite(weight) for weight in weights):
+        raise ValueError(f"The weights are {weights}; finite numbers are needed.")
+    if method in ("join", *AVERAGES) and (min(weights) < 0 or max(weights) == 0):
+        raise ValueError(f"The weights for {method} are {weights}; numbers from 0 up, not all 0, are needed.")
+
+
+def _join(references: list[ReduxTokens], weights: list[float]) -> ReduxTokens:
+    used = [(reference, weight) for reference, weight in zip(references, weights, strict=True) if weight > 0]
+    weighted = [
+        replace(reference, parts=tuple(replace(part, weight=part.weight * weight) for part in reference.parts))
+        for reference, weight in used
+    ]
+    return cat_tokens(weighted, lambda all_: tuple(part for reference in all_ for part in reference.parts))
+
+
+def _same_grid(references: list[ReduxTokens], method: str) -> list[ReduxTokens]:
+    grids = {reference.grids for reference in references}
+    if len(grids) == 1:
+        return references
+    if any(len(of_one) != 1 for of_one in grids):
+        raise ValueError(f"References with tiles or joined parts have no common grid for {method}; join them instead.")
+    rows = min(reference.grid[0] for reference in references)
+    columns = min(reference.grid[1] for reference in references)
+    return [reference.pool((rows, columns)) for reference in references]
+
+
+def _coverage(reference: ReduxTokens) -> Tensor:
+    if reference.coverage is None:
+        return reference.tokens.new_ones(reference.tokens.shape[:2], dtype=torch.float32)
+    return reference.coverage
+
+
+def _average(tokens_MBND: Tensor, weights_MBN1: Tensor) -> Tensor:
+    return (tokens_MBND * weights_MBN1).sum(0) / weights_MBN1.sum(0).clamp(min=1e-12)
+
+
+def _norm_average(tokens_MBND: Tensor, weights_MBN1: Tensor) -> Tensor:
+    lengths_MBN1 = tokens_MBND.norm(dim=-1, keepdim=True)
+    directions_BND = _average(tokens_MBND / lengths_MBN1.clamp(min=1e-12), weights_MBN1)
+    directions_BND = directions_BND / directions_BND.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return directions_BND * _average(lengths_MBN1, weights_MBN1)
+
+
+def _slerp(tokens_MBND: Tensor, weights_MBN1: Tensor) -> Tensor:
+    mixed_BND, total_BN1 = tokens_MBND[0], weights_MBN1[0]
+    for next_BND, weight_BN1 in zip(tokens_MBND[1:], weights_MBN1[1:], strict=True):
+        total_BN1 = total_BN1 + weight_BN1
+        mixed_BND = _slerp_two(mixed_BND, next_BND, weight_BN1 / total_BN1.clamp(min=1e-12))
+    return mixed_BND
+
+
+def _slerp_two(a_BND: Tensor, b_BND: Tensor, t_BN1: Tensor) -> Tensor:
+    """Shoemake 1985 between the directions, linear between the lengths; a straight line where they coincide."""
+    length_a, length_b = a_BND.norm(dim=-1, keepdim=True), b_BND.norm(dim=-1, keepdim=True)
+    unit_a, unit_b = a_BND / length_a.clamp(min=1e-12), b_BND / length_b.clamp(min=1e-12)
+    angle = (unit_a * unit_b).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    sine = angle.sin()
+    near = sine.abs() < 1e-4
+    sine = torch.where(near, 1, sine)
+    share_a = torch.where(near, 1 - t_BN1, ((1 - t_BN1) * angle).sin() / sine)
+    share_b = torch.where(near, t_BN1, (t_BN1 * angle).sin() / sine)
+    return (share_a * unit_a + share_b * unit_b) * torch.lerp(length_a, length_b, t_BN1)
+
+
+def _subtract(tokens_MBND: Tensor, weights_MBN1: Tensor) -> Tensor:
+    return 2 * tokens_MBND[0] * weights_MBN1[0] - (tokens_MBND * weights_MBN1).sum(0)
+
+
+AVERAGES = ("average", "norm average", "slerp")
+COMBINE: dict[str, Combine] = {
+    "average": _average,
+    "norm average": _norm_average,
+    "slerp": _slerp,
+    "add": lambda tokens_MBND, weights_MBN1: (tokens_MBND * weights_MBN1).sum(0),
+    "subtract": _subtract,
+    "max": lambda tokens_MBND, weights_MBN1: (tokens_MBND * weights_MBN1).amax(0),
+}
+METHODS = ("join", *COMBINE)
