@@ -61,8 +61,9 @@ class Result:
 
     @property
     def images(self) -> list[dict[str, str]]:
-        """Every image that an output node named, in node order; `Client.fetch` takes them."""
-        return [image for output in self.outputs.values() for image in output.get("images", [])]
+        """The images that were saved, in node order; `Client.fetch` takes them. Previews are not among them."""
+        shown = [image for output in self.outputs.values() for image in output.get("images", [])]
+        return [image for image in shown if image.get("type") == "output"]
 
 
 OnProgress = Callable[[Progress], None]

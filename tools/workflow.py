@@ -54,7 +54,7 @@ def shrink(workflow: Workflow, side: int, steps: int) -> Workflow:
     """Square pictures of `side` pixels in `steps` steps."""
     for class_type in SIZES:
         workflow = set_inputs(workflow, class_type, width=side, height=side)
-    workflow = set_inputs(workflow, "ReduxSize", aspect_ratio="1:1 (square)", megapixels=side * side / 1e6)
+    workflow = set_inputs(workflow, "ReduxSize", aspect_ratio="1:1", megapixels=side * side / 2**20)
     for class_type in STEPS:
         workflow = set_inputs(workflow, class_type, steps=steps)
     return workflow
