@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from redux.attention import available_backends, prepare_groups, weighted_attention  # noqa: E402
+from redux.attention import GroupPlan, available_backends, prepare_groups, weighted_attention  # noqa: E402
 from redux.attention.backends import run_kernel  # noqa: E402
 
 QKV = tuple[Tensor, Tensor, Tensor]
@@ -80,19 +81,27 @@ def make_rows(args: argparse.Namespace, tokens: int) -> list[Row]:
     rows = [Row("no mask, torch's choice", lambda x: F.scaled_dot_product_attention(*x), ones)]
     backends = available_backends(args.device, args.dtype, args.head_dim)
     for name in backends[:-1]:
-        rows.append(Row(f"no mask, {name}", lambda x, name=name: run_kernel(name, *x, None)[0], ones))
+        rows.append(Row(f"no mask, {name}", partial(plain, name), ones))
     rows.append(Row("dense mask", lambda x: F.scaled_dot_product_attention(*x, attn_mask=mask), weighted))
     for name in backends:
-
-        def ours(x: QKV, plan: object, name: str = name, **options: bool) -> Tensor:
-            result = weighted_attention(*x, plan, backend=name, **options)
-            return result[0] if isinstance(result, tuple) else result
-
-        rows.append(Row(f"number, {name}", lambda x, f=ours: f(x, number), weighted))
-        rows.append(Row(f"per query, {name}", lambda x, f=ours: f(x, per_query), regional))
-        rows.append(Row(f"three groups, {name}", lambda x, f=ours: f(x, several), three))
-        rows.append(Row(f"number + shares, {name}", lambda x, f=ours: f(x, number, return_shares=True), weighted))
+        rows.append(Row(f"number, {name}", partial(ours, name, number), weighted))
+        rows.append(Row(f"per query, {name}", partial(ours, name, per_query), regional))
+        rows.append(Row(f"three groups, {name}", partial(ours, name, several), three))
+        rows.append(Row(f"number + shares, {name}", partial(ours_with_shares, name, number), weighted))
     return rows
+
+
+def plain(kernel: str, inputs: QKV) -> Tensor:
+    q, k, v = inputs
+    return run_kernel(kernel, q, k, v, None)[0]
+
+
+def ours(backend: str, plan: GroupPlan, inputs: QKV) -> Tensor:
+    return weighted_attention(*inputs, plan, backend=backend)
+
+
+def ours_with_shares(backend: str, plan: GroupPlan, inputs: QKV) -> Tensor:
+    return weighted_attention(*inputs, plan, backend=backend, return_shares=True)[0]
 
 
 def reference(inputs: QKV, log_weight_LK: Tensor, queries: Tensor) -> Tensor:
