@@ -1,0 +1,124 @@
+"""FLUX Image Size: a latent, and the size of its picture in pixels."""
+
+import math
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from .host.outputs import empty_latent
+from .types import CATEGORY
+
+RATIOS = {
+    "1:1": (1024, 1024),
+    "16:9": (1344, 768),
+    "21:9": (1536, 640),
+    "3:2": (1216, 832),
+    "2:3": (832, 1216),
+    "4:5": (896, 1088),
+    "5:4": (1088, 896),
+    "3:4": (896, 1152),
+    "4:3": (1152, 896),
+    "9:16": (768, 1344),
+    "9:21": (640, 1536),
+}
+"""Pixels (width, height) at one megapixel, as Black Forest Labs' model at Replicate makes them."""
+
+CUSTOM = "custom"
+REFERENCE = "as the reference"
+MULTIPLE = 16
+MAX_SIDE = 8192
+MEGAPIXEL = 1024 * 1024
+
+
+def size_of_ratio(ratio: str, megapixels: float = 1.0) -> tuple[int, int]:
+    """Width and height in pixels of one of RATIOS, multiples of 16."""
+    width, height = RATIOS[ratio]
+    scale = math.sqrt(megapixels)
+    return _round(width * scale), _round(height * scale)
+
+
+def size_of_picture(width: int, height: int, megapixels: float = 1.0) -> tuple[int, int]:
+    """The size with the aspect ratio of a picture of `width` x `height`, multiples of 16."""
+    scale = math.sqrt(megapixels * MEGAPIXEL / (width * height))
+    return _round(width * scale), _round(height * scale)
+
+
+def _round(side: float) -> int:
+    return min(max(MULTIPLE * round(side / MULTIPLE), MULTIPLE), MAX_SIDE)
+
+
+class ReduxSize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReduxSize",
+            display_name="FLUX Image Size",
+            category=CATEGORY,
+            description="An empty FLUX latent from an aspect ratio and a number of megapixels. "
+            "Sides are multiples of 16; the help page lists them.",
+            search_aliases=["empty latent", "aspect ratio", "resolution", "megapixels", "image size"],
+            inputs=[
+                _aspect_input(),
+                io.Float.Input(
+                    "megapixels",
+                    default=1.0,
+                    min=0.01,
+                    max=16.0,
+                    step=0.01,
+                    tooltip="1 is the area of 1024 x 1024, where FLUX is at its best; 0.25, 1 and 2 are usual, "
+                    "4 is its limit. A custom size does not read it.",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures made in one run."),
+            ],
+            outputs=[
+                io.Latent.Output(tooltip="For a sampler of a FLUX.1 model."),
+                io.Int.Output(display_name="width", tooltip="Pixels."),
+                io.Int.Output(display_name="height", tooltip="Pixels."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, aspect_ratio: dict[str, Any] | None, megapixels: float, batch_size: int) -> io.NodeOutput:
+        width, height = choose_size(aspect_ratio or {}, megapixels)
+        return io.NodeOutput(empty_latent(width, height, batch_size), width, height)
+
+
+def choose_size(aspect_ratio: dict[str, Any], megapixels: float) -> tuple[int, int]:
+    """The size that the node's widgets mean, in pixels.
+
+    Raises:
+        ValueError: an aspect ratio that is not in the list, or "as the reference" without a picture.
+    """
+    kind = aspect_ratio.get("aspect_ratio")
+    if kind in RATIOS:
+        return size_of_ratio(str(kind), megapixels)
+    if kind == CUSTOM:
+        return _round(aspect_ratio["width"]), _round(aspect_ratio["height"])
+    if kind == REFERENCE:
+        image_BHWC: torch.Tensor | None = aspect_ratio.get("image")
+        if image_BHWC is None:
+            raise ValueError('The aspect ratio is "as the reference", so FLUX Image Size needs an image.')
+        return size_of_picture(image_BHWC.shape[2], image_BHWC.shape[1], megapixels)
+    raise ValueError(f"The aspect ratio {kind!r} is unknown; use {', '.join(RATIOS)}, {CUSTOM} or {REFERENCE}.")
+
+
+def _aspect_input() -> io.Input:
+    sides = [
+        io.Int.Input(
+            name, default=1024, min=MULTIPLE, max=MAX_SIDE, step=MULTIPLE, tooltip="Pixels; 512 to 1536 suit FLUX."
+        )
+        for name in ("width", "height")
+    ]
+    picture = io.Image.Input(
+        "image", optional=True, tooltip="The picture whose aspect ratio is taken; its size does not matter."
+    )
+    return io.DynamicCombo.Input(
+        "aspect_ratio",
+        tooltip="Width to height. custom: sides of your own. as the reference: that of a connected image.",
+        options=[
+            *(io.DynamicCombo.Option(ratio, []) for ratio in RATIOS),
+            io.DynamicCombo.Option(CUSTOM, sides),
+            io.DynamicCombo.Option(REFERENCE, [picture]),
+        ],
+    )
