@@ -9,6 +9,7 @@ purpose, or the file is refused: a tensor nobody reads means a model that nobody
 from __future__ import annotations
 
 import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from .config import KNOWN_PROJECTORS, KNOWN_TOWERS, ReduxConfig, SiglipConfig, read_metadata
 from .files import TensorFiles, open_files, to_dtype
-from .identify import count_layers, identify, vision_prefix
+from .identify import VISION_NAMES, count_layers, identify, vision_prefix
 from .projector import ReduxProjector
 from .siglip import SiglipVisionTower
 
@@ -32,8 +33,10 @@ NEED_PROJECTOR = "Redux needs the projector, e.g. flux1-redux-dev.safetensors in
 # storage, which are applied when their weight is read.
 DROPPED = re.compile(
     r"(^|\.)(head\.|text_model\.|logit_scale$|logit_bias$|embeddings\.position_ids$|scaled_fp8$)"
-    r"|\.(scale_weight|weight_scale|scale_input|input_scale)$"
+    r"|\.(scale_weight|weight_scale|scale_input|input_scale|comfy_quant)$"
 )
+
+FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 BLOCK_LAYERS = {
     "norm1": ("layer_norm1",),
@@ -84,30 +87,30 @@ def load_projector(
 def tower_config(files: TensorFiles) -> SiglipConfig:
     """The configuration from the table of known towers, the file's metadata or the folder's config.json.
 
+    A tower that is known to be another model than those Redux was trained for is refused although its config.json
+    describes it; only metadata of this project admits it.
+
     Raises:
         ValueError: not a SigLIP tower, or one whose head count nobody says.
     """
     shapes, name = files.shapes, files.path.name
     prefix = vision_prefix(shapes)
-    if prefix is None or f"{prefix}embeddings.class_embedding" in shapes:
+    patch = shapes.get(f"{prefix}embeddings.patch_embedding.weight", ())
+    positions = shapes.get(f"{prefix}embeddings.position_embedding.weight", ())
+    if prefix is None or len(patch) != 4 or len(positions) != 2 or f"{prefix}embeddings.class_embedding" in shapes:
         raise ValueError(f"{name} is {identify(shapes)}; {NEED_TOWER}.")
-    patch = shapes[f"{prefix}embeddings.patch_embedding.weight"]
-    positions = shapes.get(f"{prefix}embeddings.position_embedding.weight", (0,))[0]
-    measured = (patch[-1], patch[0], count_layers(shapes, prefix), positions)
-    told = read_metadata(files.metadata, "vision", SiglipConfig, name) or _config_from_json(files.config)
+    measured = (patch[-1], patch[0], count_layers(shapes, prefix), positions[0])
+    told = read_metadata(files.metadata, "vision", SiglipConfig, name)
+    if told is None and identify(shapes) not in VISION_NAMES.values():
+        told = _config_from_json(files.config, name)
     for config in (*KNOWN_TOWERS.values(), told):
-        if config and measured == (
-            config.patch_size,
-            config.hidden_size,
-            config.num_layers,
-            config.num_tokens,
-        ):
+        if config and measured == (config.patch_size, config.hidden_size, config.num_layers, config.num_tokens):
             return config
     raise ValueError(f"{name} is {identify(shapes)}; {NEED_TOWER}.")
 
 
 def projector_config(files: TensorFiles) -> ReduxConfig:
-    """The configuration, read from the shapes of the two matrices.
+    """The configuration, read from the shapes of the two matrices. A diffusers config.json may confirm it.
 
     Raises:
         ValueError: not a Redux projector, or one of unknown size without metadata.
@@ -118,6 +121,9 @@ def projector_config(files: TensorFiles) -> ReduxConfig:
         raise ValueError(f"{name} is {identify(shapes)}; {NEED_PROJECTOR}.")
     config = ReduxConfig(in_features=up[1], hidden_features=up[0], out_features=down[0])
     told = read_metadata(files.metadata, "projector", ReduxConfig, name)
+    described = files.config.get("redux_dim"), files.config.get("txt_in_features")
+    if described == (config.in_features, config.out_features):
+        told = config
     if config not in (*KNOWN_PROJECTORS.values(), told):
         size = f"{up[1]} -> {up[0]} -> {down[0]}"
         raise ValueError(f"{name} is a projector of unknown size {size}; {NEED_PROJECTOR} (1152 -> 12288 -> 4096).")
@@ -133,20 +139,23 @@ def check_pair(vision: SiglipConfig, projector: ReduxConfig) -> None:
         )
 
 
-def _config_from_json(config: dict[str, Any]) -> SiglipConfig | None:
+def _config_from_json(config: dict[str, Any], where: str) -> SiglipConfig | None:
     """Configuration from a Hugging Face config.json; transformers leaves out what equals its defaults."""
     config = config.get("vision_config", config)
-    if not str(config.get("model_type", "")).startswith("siglip"):
+    if not isinstance(config, dict) or not str(config.get("model_type", "")).startswith("siglip"):
         return None
-    return SiglipConfig(
-        image_size=config.get("image_size", 224),
-        patch_size=config.get("patch_size", 16),
-        hidden_size=config.get("hidden_size", 768),
-        num_layers=config.get("num_hidden_layers", 12),
-        num_heads=config.get("num_attention_heads", 12),
-        mlp_size=config.get("intermediate_size", 3072),
-        layer_norm_eps=config.get("layer_norm_eps", 1e-6),
-    )
+    try:
+        return SiglipConfig(
+            image_size=config.get("image_size", 224),
+            patch_size=config.get("patch_size", 16),
+            hidden_size=config.get("hidden_size", 768),
+            num_layers=config.get("num_hidden_layers", 12),
+            num_heads=config.get("num_attention_heads", 12),
+            mlp_size=config.get("intermediate_size", 3072),
+            layer_norm_eps=config.get("layer_norm_eps", 1e-6),
+        )
+    except ValueError as error:
+        raise ValueError(f"The config.json of {where} cannot be used: {error}") from error
 
 
 def _tower_recipe(config: SiglipConfig, prefix: str) -> Recipe:
@@ -175,6 +184,11 @@ def _convert(
             layer = name.removesuffix(".weight")
             scales = (key for key in (f"{layer}.scale_weight", f"{layer}.weight_scale") if key in files.shapes)
             scale = next(scales, None)
+            if scale and prod(files.shapes[scale]) not in (1, files.shapes[name][0]):
+                raise ValueError(
+                    f"The scale '{scale}' of {files.path.name} has shape {files.shapes[scale]}; one number, or one for "
+                    "each row of the weight, is needed."
+                )
             return to_dtype(reader.read(name), reader.read(scale) if scale else None, dtype).to(device)
 
         return {
@@ -194,6 +208,9 @@ def _check(files: TensorFiles, recipe: Recipe, expected: dict[str, tuple[int, ..
                 raise ValueError(f"{name} has no tensor '{source}'; it is {identify(shapes)}, but not a complete one.")
             if shapes[source] != shape:
                 raise ValueError(f"The tensor '{source}' of {name} has shape {shapes[source]}; {shape} is needed.")
+            if files.dtypes[source] not in FLOATS:
+                found = files.dtypes[source]
+                raise ValueError(f"The tensor '{source}' of {name} is stored as {found}; fp32 to fp8 is needed.")
     used = {source for sources in recipe.values() for source in sources}
     unknown = [key for key in shapes if key not in used and not DROPPED.search(key)]
     if unknown:

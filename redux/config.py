@@ -45,6 +45,8 @@ class SiglipConfig:
             raise ValueError(
                 f"The vision tower's hidden size {self.hidden_size} is not a multiple of its {self.num_heads} heads."
             )
+        if self.patch_size > self.image_size:
+            raise ValueError(f"The vision tower's patch of {self.patch_size} exceeds its image of {self.image_size}.")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -99,5 +101,6 @@ def read_metadata(metadata: Mapping[str, str], part: str, kind: type[Config], wh
     try:
         values = json.loads(text).get(part)
         return None if values is None else kind(**values)
-    except (AttributeError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"The metadata '{METADATA_KEY}' of {where} cannot be read: {error}.") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"The metadata '{METADATA_KEY}' of {where} cannot be read: {reason}.") from error

@@ -6,7 +6,6 @@ Only safetensors is read. Pickled checkpoints can run code when opened, so they 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -27,8 +26,10 @@ class TensorFiles:
     Attributes:
         path: what the user named, for messages.
         shapes: tensor name -> shape.
+        dtypes: tensor name -> dtype as safetensors writes it, e.g. "BF16".
         metadata: the files' `__metadata__`, merged.
         config: `config.json` beside the files, when the user named a folder; otherwise empty.
+        homes: tensor name -> the file that holds it.
     """
 
     path: Path
@@ -43,7 +44,7 @@ class TensorFiles:
         """Open the files memory-mapped for as long as the context lasts."""
         with ExitStack() as stack:
             yield TensorReader(
-                {home: stack.enter_context(safe_open(home, "pt")) for home in set(self.homes.values())},
+                {home: stack.enter_context(_open(home)) for home in set(self.homes.values())},
                 self.homes,
             )
 
@@ -63,7 +64,7 @@ def open_files(path: str | Path, *, subfolders: tuple[str, ...] = ()) -> TensorF
 
     Args:
         path: file or folder.
-        subfolders: names to look into when `path` is a folder of a whole pipeline, e.g. "image_embedder".
+        subfolders: where to look first when `path` is the folder of a whole pipeline, e.g. "image_embedder".
 
     Raises:
         FileNotFoundError: nothing is there, or a shard is missing.
@@ -73,16 +74,16 @@ def open_files(path: str | Path, *, subfolders: tuple[str, ...] = ()) -> TensorF
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}; a safetensors file or a folder with one is needed.")
     if path.is_dir():
-        return _open_folder(path, subfolders)
+        return _open_folder(path.resolve(), subfolders)
     if path.name.endswith(".index.json"):
         return _merge(path, _shards(path))
-    if path.suffix in PICKLED:
+    if path.suffix.lower() in PICKLED:
         raise ValueError(f"{path.name} is a pickled checkpoint, which can run code; a .safetensors file is needed.")
     return _merge(path, [path])
 
 
 def _open_folder(folder: Path, subfolders: tuple[str, ...]) -> TensorFiles:
-    for place in (folder, *(folder / name for name in subfolders)):
+    for place in (*(folder / name for name in subfolders), folder):
         indexes = sorted(place.glob("*.index.json"))
         files = _shards(indexes[0]) if indexes else sorted(place.glob("*.safetensors"))
         if files:
@@ -92,10 +93,13 @@ def _open_folder(folder: Path, subfolders: tuple[str, ...]) -> TensorFiles:
 
 
 def _shards(index: Path) -> list[Path]:
-    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} lists no shards; an index with a 'weight_map' is needed.")
+    names = sorted(set(map(str, weight_map.values())))
     missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing or not names:
-        raise FileNotFoundError(f"{index} lists the shard {missing[0] if missing else '(none)'}, which is not there.")
+    if missing:
+        raise FileNotFoundError(f"{index} lists the shard {missing[0]}, which is not there; download it too.")
     return [index.parent / name for name in names]
 
 
@@ -110,41 +114,33 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _merge(path: Path, files: list[Path], config: dict[str, Any] | None = None) -> TensorFiles:
     found = TensorFiles(path, {}, {}, {}, config or {})
     for file in files:
-        header = read_header(file)
-        found.metadata.update(header.pop("__metadata__", {}))
-        for name, entry in header.items():
-            found.shapes[name] = tuple(entry["shape"])
-            found.dtypes[name] = entry["dtype"]
-            found.homes[name] = file
+        with _open(file) as handle:
+            found.metadata.update(handle.metadata() or {})
+            for name in handle.keys():  # noqa: SIM118  (a file handle, not a dict)
+                tensor = handle.get_slice(name)
+                found.shapes[name], found.dtypes[name] = tuple(tensor.get_shape()), tensor.get_dtype()
+                found.homes[name] = file
     return found
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, after checking that the file is as long as its header says.
-
-    Format: 8 bytes little-endian header length, the JSON header, then the tensors' bytes.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > size - 8 or not (text := stream.read(length)).startswith(b"{"):
-            raise ValueError(f"{file.name} ({size} bytes) is not a safetensors file, or it is truncated.")
+def _open(file: Path) -> Any:
+    """A safetensors handle; opening checks the header, every tensor's place, and the length of the file."""
     try:
-        header = json.loads(text)
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file.name} ({size} bytes) has a damaged safetensors header.") from error
-    if size != 8 + length + end:
+        return safe_open(file, "pt")
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
         raise ValueError(
-            f"{file.name} is truncated or damaged: it has {size} bytes where its header promises {8 + length + end}; "
-            "download it again."
-        )
-    return header
+            f"{file.name} ({file.stat().st_size} bytes) is not a safetensors file, or it is truncated ({reason}); "
+            "a complete .safetensors file is needed."
+        ) from error
 
 
 def to_dtype(weight: Tensor, scale: Tensor | None, dtype: torch.dtype | None) -> Tensor:
-    """Convert a stored weight; an fp8 weight with a scale is multiplied out, since our layers know no scales."""
+    """Convert a stored weight; an fp8 weight with a scale is multiplied out, since our layers know no scales.
+
+    The scale is one number, or one for each row of the weight.
+    """
     if scale is not None:
-        weight = (weight.float() * scale.float()).to(dtype or torch.bfloat16)
+        per_row = scale.float().reshape(-1, *(1 for _ in weight.shape[1:]))
+        weight = (weight.float() * per_row).to(dtype or torch.bfloat16)
     return weight if dtype is None else weight.to(dtype)

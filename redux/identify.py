@@ -9,15 +9,16 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # First match wins, so the more telling name stands first.
 SIGNATURES: tuple[tuple[str, str], ...] = (
+    (r"lora_(up|down|A|B)\b", "a LoRA"),
     (r"(^|\.)redux_(up|down)\.weight$", "a Redux projector"),
     (r"(^|\.)style_embedding$", "a T2I style adapter"),
     (r"(^|\.)double_blocks\.0\.", "a FLUX diffusion model"),
     (r"(^|\.)joint_blocks\.0\.", "a Stable Diffusion 3 model"),
     (r"^(transformer\.)?single_transformer_blocks\.0\.", "a FLUX diffusion model in diffusers layout"),
     (r"(^|\.)(model\.diffusion_model\.)?input_blocks\.0\.", "a Stable Diffusion U-Net"),
-    (r"lora_(up|down|A|B)\b", "a LoRA"),
     (r"(^|\.)(layer_scale1\.lambda1|layer_scale2\.lambda1)$", "DINOv2"),
     (r"(^|\.)visual\.transformer\.resblocks\.0\.", "an OpenCLIP checkpoint"),
+    (r"(^|\.)visual\.trunk\.", "an OpenCLIP checkpoint with a timm tower"),
     (r"encoder\.block\.0\.layer\.0\.SelfAttention", "a T5 text encoder"),
     (r"^taesd_(encoder|decoder)\.", "a TAESD autoencoder"),
     (r"^(first_stage_model\.)?(encoder|decoder)\.conv_in\.weight$", "a VAE"),
@@ -63,8 +64,8 @@ def _identify_vision(shapes: Shapes) -> str | None:
         return None
     patch = shapes[f"{prefix}embeddings.patch_embedding.weight"]
     position = shapes.get(f"{prefix}embeddings.position_embedding.weight", (0, 0))
-    if len(patch) == 2:
-        return "SigLIP 2 NaFlex"
+    if len(patch) != 4:
+        return "SigLIP 2 NaFlex" if len(patch) == 2 else "a damaged vision tower"
     layers = count_layers(shapes, prefix)
     class_token = f"{prefix}embeddings.class_embedding" in shapes
     size = (patch[0], layers, position[0], class_token)

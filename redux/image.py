@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor
@@ -22,7 +21,6 @@ from .config import SiglipConfig
 
 MIN_SIDE = 4
 MIN_COVERAGE = 1 / 512  # below this share of a patch (a third of a pixel of 196) a token is not worth its place
-MAX_MEAN = 2.0  # floats that are brighter on average are not in 0..1 but, most likely, in 0..255
 NEUTRAL = 0.5  # what stands behind alpha and in padding: zero in the tower's input space
 
 POSITIONS: dict[str, tuple[float, float]] = {
@@ -60,29 +58,6 @@ class Picture:
         return Picture(self.rgb_BCYX[cut], None if self.cover_B1YX is None else self.cover_B1YX[cut])
 
 
-def read_picture(images_BYXC: Tensor, mask_BYX: Tensor | None = None) -> Picture:
-    """Check a batch and separate what is seen from how much of it is read.
-
-    Args:
-        images_BYXC: C is 1 (grey), 3 or 4 (alpha); floats in 0..1 (others are clamped), or uint8 / uint16. Alpha says how much of a pixel is read; behind it stands a neutral grey.
-        mask_BYX: [B, Y, X], [1, Y, X] or [Y, X], 1 where the reference is read; any size, stretched to the pictures.
-
-    Raises:
-        TypeError, ValueError: one sentence that says what was found and what is needed.
-    """
-    images = _check_images(images_BYXC)
-    rgb, alpha = images[:, :3], images[:, 3:] if images.shape[1] == 4 else None
-    if rgb.shape[1] == 1:
-        rgb = rgb.expand(-1, 3, -1, -1)
-    if alpha is not None:
-        rgb = rgb * alpha + NEUTRAL * (1 - alpha)
-        alpha = None if bool((alpha == 1).all()) else alpha
-    mask = None if mask_BYX is None else _check_mask(mask_BYX, images)
-    if mask is not None and alpha is not None:
-        mask = mask * alpha
-    return Picture(rgb, alpha if mask is None else mask)
-
-
 def crop_to_cover(picture: Picture, margin: float) -> Picture:
     """Cut each batch around what is read of any of its pictures.
 
@@ -118,7 +93,7 @@ def fit_stretch(picture: Picture, config: SiglipConfig) -> list[View]:
     return [_view(picture, (config.image_size, config.image_size), config)]
 
 
-def fit_crop(picture: Picture, config: SiglipConfig, position: tuple[float, float] = (0.5, 0.5)) -> list[View]:
+def fit_crop(picture: Picture, config: SiglipConfig, position: str | tuple[float, float] = "center") -> list[View]:
     """Cut the largest square at `position` (down, across; 0..1, or a name of `POSITIONS`) and resize it."""
     position = POSITIONS.get(position, position) if isinstance(position, str) else position
     if isinstance(position, str) or len(position) != 2 or not all(0 <= share <= 1 for share in position):
@@ -217,46 +192,3 @@ def _view(picture: Picture, size: tuple[int, int], config: SiglipConfig) -> View
         return View(pixels_BCST, None, grid)
     coverage_BN = avg_pool2d(resize_mask(picture.cover_B1YX, size), config.patch_size).flatten(1)
     return View(pixels_BCST, torch.where(coverage_BN < MIN_COVERAGE, 0, coverage_BN), grid)
-
-
-def _check_images(images: Tensor) -> Tensor:
-    """Any accepted layout and dtype -> fp32 [B, C, Y, X] in 0..1."""
-    shape = tuple(images.shape)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
-        hint = "; it looks like [B, C, H, W]" if images.ndim == 4 and images.shape[1] in (1, 3, 4) else ""
-        raise ValueError(f"The reference has shape {shape}{hint}; [B, H, W, C] with 1, 3 or 4 channels is needed.")
-    batch, height, width, _ = images.shape
-    if batch == 0:
-        raise ValueError("The reference is an empty batch; at least one picture is needed.")
-    if min(height, width) < MIN_SIDE:
-        raise ValueError(f"The reference is {width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed.")
-    return _to_unit(images, "reference").movedim(-1, 1)
-
-
-def _to_unit(values: Tensor, what: str) -> Tensor:
-    """Integers and floats -> fp32 in 0..1."""
-    if values.dtype in (torch.uint8, torch.uint16):
-        return values.to(torch.float32) / torch.iinfo(values.dtype).max
-    if not values.is_floating_point() and values.dtype != torch.bool:
-        raise ValueError(f"The {what} has dtype {values.dtype}; floats in 0..1, uint8 or uint16 are needed.")
-    values = values.to(torch.float32)
-    mean = float(values.mean())
-    if not math.isfinite(mean) and (count := int((~torch.isfinite(values)).sum())):
-        raise ValueError(f"The {what} has {count} values that are NaN or infinite; numbers from 0 to 1 are needed.")
-    if mean > MAX_MEAN:
-        raise ValueError(f"The {what} has values of {mean:.4g} on average; floats in 0..1, or uint8, are needed.")
-    return values.clamp(0, 1)
-
-
-def _check_mask(mask: Tensor, images_BCYX: Tensor) -> Tensor:
-    """A mask of any size -> fp32 [B, 1, Y, X] in 0..1 of the pictures' size."""
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"The mask is a {type(mask).__name__}; a tensor [B, H, W] is needed.")
-    batch, _, height, width = images_BCYX.shape
-    if mask.ndim not in (2, 3, 4) or mask.numel() == 0 or prod(mask.shape[:-2]) not in (1, batch):
-        raise ValueError(
-            f"The mask has shape {tuple(mask.shape)}; [H, W], or [B, H, W] with one for each of {batch} pictures, "
-            "is needed."
-        )
-    mask_B1YX = _to_unit(mask.reshape(-1, 1, *mask.shape[-2:]).to(images_BCYX.device), "mask")
-    return resize_mask(mask_B1YX, (height, width)).expand(batch, -1, -1, -1)

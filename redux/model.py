@@ -116,7 +116,7 @@ class ReduxModel(nn.Module):
         """Read reference pictures.
 
         Args:
-            images: [B, Y, X, C], floats in 0..1 or uint8 or uint16, with 1, 3 or 4 channels (`image.read_picture`);
+            images: [B, Y, X, C], floats in 0..1 or uint8 or uint16, with 1, 3 or 4 channels (`pictures.read_picture`);
                 also numpy arrays, Pillow pictures, and lists of such of different sizes (`pictures.read_pictures`).
             fit: how a picture meets the tower's square: "stretch", "crop", "pad", "native" or "tiles" (`image.FITS`).
             mask: [B or 1, Y, X], 1 where the reference is read.
@@ -146,10 +146,11 @@ class ReduxModel(nn.Module):
         """
         if fit not in FITS:
             raise ValueError(f"There is no fit '{fit}'; choose one of {', '.join(FITS)}.")
-        pictures = read_pictures(images, mask, torch.device(device or next(self.parameters()).device))
-        if margin is not None:
-            pictures = [crop_to_cover(picture, margin) for picture in pictures]
-        fitted = [FITS[fit](picture, self.config, **options) for picture in pictures]
+        device = torch.device(device or next(self.parameters()).device)
+        fitted = []
+        for picture in read_pictures(images, mask, device, whole=margin is not None):
+            cut = picture if margin is None else crop_to_cover(picture, margin)
+            fitted.append(FITS[fit](cut, self.config, **options))
         views = [cat_pictures(same) for same in zip(*fitted, strict=True)]
         _refuse_empty(views)
         return views

@@ -101,6 +101,8 @@ class SiglipVisionTower(nn.Module):
         table_ND = self.position(torch.arange(self.config.num_tokens, device=device))
         if grid == self.config.grid:
             return table_ND
+        if device.type not in ("cpu", "cuda"):
+            table_ND = table_ND.cpu()  # the antialiased kernel does not exist on every device
         table_1Dyx = table_ND.float().unflatten(0, self.config.grid).permute(2, 0, 1)[None]
         table_1Dyx = interpolate(table_1Dyx, size=grid, mode="bicubic", antialias=True, align_corners=False)
-        return table_1Dyx[0].flatten(1).T
+        return table_1Dyx[0].flatten(1).T.to(device)
