@@ -167,7 +167,8 @@ def _follow(kind: str, data: dict[str, Any], prompt: Prompt, result: Result, on_
     elif kind == "execution_error":
         message = str(data["exception_message"]).strip()
         raise ClientError(f"{data['node_type']}: {message}", data["node_type"])
-    return kind == "execution_success"
+    # "execution_success" comes earlier, when the history is not written yet.
+    return kind == "executing" and node is None
 
 
 def _refusal(path: str, code: int, body: bytes) -> ClientError:

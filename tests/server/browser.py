@@ -1,0 +1,86 @@
+"""Just enough of a headless Chromium to look at ComfyUI's page, over its own debugging protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Browser:
+    """One page. `async with Browser(url, folder) as page: await page.evaluate("1 + 1")`."""
+
+    def __init__(self, url: str, folder: Path, size: tuple[int, int] = (1400, 900)) -> None:
+        self.url, self.folder, self.size = url, folder, size
+        self.numbers = itertools.count(1)
+
+    async def __aenter__(self) -> Browser:
+        assert PROGRAM is not None
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+        flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        flags += [f"--user-data-dir={self.folder}", f"--window-size={self.size[0]},{self.size[1]}"]
+        flags += ["--remote-debugging-port=0", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        log = self.folder / "log"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as output:
+            self.process = subprocess.Popen([PROGRAM, *flags, "about:blank"], stdout=output, stderr=output)
+        self.session = aiohttp.ClientSession()
+        port = await self._read_port(log)
+        async with self.session.get(f"http://127.0.0.1:{port}/json") as answer:
+            target = next(entry for entry in await answer.json() if entry["type"] == "page")
+        self.socket = await self.session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0)
+        await self.call("Page.enable")
+        await self.call("Page.navigate", url=self.url)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.session.close()
+        self.process.kill()
+        self.process.wait()
+
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = next(self.numbers)
+        await self.socket.send_json({"id": number, "method": method, "params": params})
+        while True:
+            answer = json.loads((await self.socket.receive(timeout=60)).data)
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+
+    async def evaluate(self, script: str) -> Any:
+        """The value of an expression, awaited when it is a promise."""
+        answer = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    async def until(self, script: str, seconds: float = 60) -> Any:
+        """The first true value of an expression."""
+        end = asyncio.get_running_loop().time() + seconds
+        while not (value := await self.evaluate(script)):
+            assert asyncio.get_running_loop().time() < end, f"The page does not come to {script!r}."
+            await asyncio.sleep(0.1)
+        return value
+
+    async def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot"))["data"]))
+
+    async def _read_port(self, log: Path) -> int:
+        for _ in range(300):
+            found = re.search(r"DevTools listening on ws://127\.0\.0\.1:(\d+)/", log.read_text("utf-8", "replace"))
+            if found:
+                return int(found[1])
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"Chromium did not start: {log.read_text('utf-8', 'replace')[-500:]}")

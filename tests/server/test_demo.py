@@ -1,0 +1,124 @@
+"""`make demo` from its start to its end, two at once, and ended early: no server and no folder stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Demo:
+    """A running demo whose scratch folder, and so its server, can be told from all others."""
+
+    def __init__(self, folder: Path, output: Path, *arguments: str) -> None:
+        self.scratch = folder
+        self.scratch.mkdir()
+        command = [sys.executable, "-m", "tools.demo", "--output", str(output), *arguments]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def servers(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter(["cmdline"]) if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        words = process.info["cmdline"] or []
+        return process.pid != self.process.pid and any(str(self.scratch) in word for word in words)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+    running: list[Demo] = []
+
+    def make(*arguments: str) -> Demo:
+        running.append(Demo(tmp_path / f"scratch{len(running)}", tmp_path / "output", *arguments))
+        return running[-1]
+
+    yield make
+    for demo in running:
+        for process in (demo.process, *demo.servers()):
+            process.kill()
+        demo.process.wait()
+
+
+def test_two_at_once_write_their_own_pictures(start: Callable[..., Demo], tmp_path: Path) -> None:
+    demos = [start("--seeds", "1", "--size", "128") for _ in range(2)]
+    printed = [demo.process.communicate(timeout=300) for demo in demos]
+
+    assert [demo.process.returncode for demo in demos] == [0, 0], printed
+    folders = sorted((tmp_path / "output").iterdir())
+    assert [folder.name for folder in folders] == ["demo-001", "demo-002"]
+    for folder in folders:
+        pictures = sorted(folder.iterdir())
+        assert [path.name for path in pictures] == [
+            "sheet.png",
+            "strength-0.00-seed-1.png",
+            "strength-0.30-seed-1.png",
+            "strength-1.00-seed-1.png",
+        ]
+        assert Image.open(pictures[1]).size == (128, 128)
+        assert sum(out.split() == [str(path) for path in pictures] for out, _ in printed) == 1
+    assert all("weights are random" in err for _, err in printed)
+    for demo in demos:
+        assert demo.servers() == []
+        assert list(demo.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("moment", ["at the start", "while sampling"])
+def test_ended_early(number: signal.Signals, moment: str, start: Callable[..., Demo], tmp_path: Path) -> None:
+    demo = start("--seeds", "30")
+    early = (lambda: bool(demo.servers())) if moment == "at the start" else (lambda: any(tmp_path.glob("output/*/*")))
+    assert within(120, early)
+
+    demo.process.send_signal(number)
+    _, err = demo.process.communicate(timeout=30)
+
+    assert demo.process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert "Traceback" not in err
+    if number == signal.SIGKILL:
+        assert within(10, lambda: not demo.servers())
+    else:
+        assert demo.servers() == []
+        assert list(demo.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--image", "no-such.jpg"], "The picture no-such.jpg cannot be read: No such file or directory."),
+        (["--image", "README.md"], "The picture README.md cannot be read"),
+        (["--workflow", "no-such.json"], "The workflow no-such.json cannot be read: No such file or directory."),
+    ],
+    ids=["no picture", "not a picture", "no workflow"],
+)
+def test_wrong_arguments_are_one_sentence(arguments: list[str], sentence: str, start: Callable[..., Demo]) -> None:
+    demo = start(*arguments)
+    _, err = demo.process.communicate(timeout=60)
+    assert demo.process.returncode == 1
+    assert err.startswith(f"error: {sentence}")
+    assert err.count("\n") == 1
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
