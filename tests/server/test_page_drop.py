@@ -45,7 +45,7 @@ def graph(format: str, notes: int) -> dict[str, Any]:
     empty |= {"outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}], "widgets_values": [64, 64, 1, 4359924]}
     save = {"id": 2, "type": "ReduxSaveImage", "pos": [420, 120], "size": [300, 180], "order": 1, "mode": 0}
     save |= {"flags": {}, "inputs": [{"name": "images", "type": "IMAGE", "link": 1}]}
-    save |= {"widgets_values": [f"drop/{format}", format, 77]}
+    save |= {"widgets_values": [f"drop/{format}{notes}", format, 77]}
     note = {"type": "Note", "size": [200, 80], "order": 2, "mode": 0, "flags": {}, "widgets_values": ["\u00fc" * 2000]}
     texts = [{**note, "id": 10 + n, "pos": [80 + 20 * n, 420 + 12 * n]} for n in range(notes)]
     return {"id": "6e1f6b0e-3f0c-4a2e-9d1b-000000000001", "revision": 0, "last_node_id": 2, "last_link_id": 1} | {
@@ -64,7 +64,7 @@ def save(client: Client, format: str, notes: int) -> dict[str, str]:
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 4359924}},
         "2": {
             "class_type": "ReduxSaveImage",
-            "inputs": {"images": ["1", 0], "filename_prefix": f"drop/{format}", "format": format, "quality": 77},
+            "inputs": {"images": ["1", 0], "filename_prefix": f"drop/{format}{notes}", "format": format, "quality": 77},
         },
     }
     body = {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": graph(format, notes)}}}
@@ -95,7 +95,7 @@ def test_dropping_each_format_restores_the_graph(server: Server, client: Client,
                 await page.evaluate(DROP % {key: json.dumps(value) for key, value in values.items()})
                 wanted = sorted(["EmptyImage", "ReduxSaveImage", *["Note"] * notes])
                 await page.until(f"{TYPES}.join() === {json.dumps(','.join(wanted))}", 20)
-                assert await page.evaluate(WIDGETS) == [f"drop/{format}", format, 77]
+                assert await page.evaluate(WIDGETS) == [f"drop/{format}{notes}", format, 77]
                 assert await page.evaluate("window.app.graph.serialize().links.length") == 1
                 await page.screenshot(shots / f"drop-{format}-{notes}.png")
 
