@@ -53,7 +53,7 @@ class ReduxApply(io.ComfyNode):
         reference = Reference(pieces, strength, check_region(region), schedule, BlockWeights.parse(blocks))
         if strength == 0 or (reference.region_RYX is not None and not bool(reference.region_RYX.any())):
             return io.NodeOutput(conditioning)
-        return io.NodeOutput(add_reference(conditioning, placed_BND, reference, influence_wanted()))
+        return io.NodeOutput(add_reference(conditioning, placed_BND, reference))
 
 
 def check_region(region: torch.Tensor | None) -> torch.Tensor | None:
@@ -66,7 +66,7 @@ def check_region(region: torch.Tensor | None) -> torch.Tensor | None:
         return None
     if region.ndim not in (2, 3) or region.numel() == 0 or not bool(torch.isfinite(region).all()):
         raise ValueError(f"The region has shape {tuple(region.shape)}; a finite mask [batch, height, width] is needed.")
-    return region.reshape(-1, *region.shape[-2:]).clamp(0, 1)
+    return region.reshape(-1, *region.shape[-2:]).cpu().clamp(0, 1)
 
 
 def _inputs() -> list[io.Input]:

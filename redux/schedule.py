@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# Samplers compute their noise levels in fp32 and boundaries in fp64, so that shares come out up to 1e-6 apart.
+SAME_MOMENT = 2e-6
+
 CURVES: dict[str, Callable[[float], float]] = {
     # From the start (0) to the end (1) of a reference's time to a factor of its strength.
     "constant": lambda u: 1.0,
@@ -45,27 +48,26 @@ class Schedule:
         return (self.start, self.end, self.curve) == (0.0, 1.0, "constant")
 
     def factor(self, percent: float) -> float:
-        """The factor of the strength at a moment; 0 outside the reference's time."""
-        if percent < self.start or (percent >= self.end and self.end < 1.0):
+        """The factor of the strength at a moment; 0 outside the reference's time.
+
+        A moment within SAME_MOMENT of the start or the end is the start or the end.
+        """
+        if percent < self.start - SAME_MOMENT or (percent > self.end - SAME_MOMENT and self.end < 1.0):
             return 0.0
-        u = (percent - self.start) / (self.end - self.start)
-        return CURVES[self.curve](min(max(u, 0.0), 1.0))
+        percent = self.start if percent < self.start + SAME_MOMENT else min(percent, 1.0)
+        return CURVES[self.curve]((percent - self.start) / (self.end - self.start))
 
 
-def percent_of_sigma(sigma: float, percent_to_sigma: Callable[[float], float], tolerance: float = 1e-6) -> float:
-    """Invert a sampler's falling function from share to noise level by bisection, to the nearer side of a boundary.
-
-    A sampler computes its sigmas in fp32 and its boundaries in fp64, so a sigma within `tolerance` (relative) of that
-    of a share counts as equal to it.
-    """
+def percent_of_sigma(sigma: float, percent_to_sigma: Callable[[float], float]) -> float:
+    """Invert a sampler's falling function from share to noise level, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        if float(percent_to_sigma(middle)) > sigma * (1 + tolerance):
+        if float(percent_to_sigma(middle)) > sigma:
             low = middle
         else:
             high = middle
-    return high if high > 1e-9 else 0.0
+    return high
 
 
 BLOCK_COUNTS = {"double": 19, "single": 38}

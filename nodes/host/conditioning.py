@@ -11,7 +11,7 @@ Shapes: B images, N reference tokens, T text tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.conds
@@ -27,29 +27,28 @@ Conditioning = list[list[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Mark:
-    """The references of one conditioning entry in the order of their tokens, which come first in it."""
+    """The references of one conditioning entry in the order of their tokens, which come first in it.
+
+    What was applied last stands first. The recorder is used in samplings whose graph draws an influence map.
+    """
 
     references: tuple[Reference, ...]
-    recorder: Recorder | None = None
+    recorder: Recorder = field(default_factory=Recorder)
 
     @property
     def length(self) -> int:
         return sum(reference.length for reference in self.references)
 
 
-def add_reference(
-    conditioning: Conditioning, tokens_BND: torch.Tensor, reference: Reference, record: bool = False
-) -> Conditioning:
+def add_reference(conditioning: Conditioning, tokens_BND: torch.Tensor, reference: Reference) -> Conditioning:
     """A new conditioning whose every entry has the reference before what it had; nothing passed in is changed.
-
-    With `record`, each entry records the influence of its references while it is sampled.
 
     Raises:
         ValueError: the text's width is not the tokens', or the conditioning is empty.
     """
     if not conditioning:
         raise ValueError("The conditioning is empty; connect a text encoder.")
-    return [[_join(tokens_BND, text), _mark(options, reference, record)] for text, options in conditioning]
+    return [[_join(tokens_BND, text), _mark(options, reference)] for text, options in conditioning]
 
 
 def find_mark(options: dict[str, Any]) -> Mark | None:
@@ -74,26 +73,25 @@ def _join(tokens_BND: torch.Tensor, text_BTD: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _mark(options: dict[str, Any], reference: Reference, record: bool) -> dict[str, Any]:
+def _mark(options: dict[str, Any], reference: Reference) -> dict[str, Any]:
     before = find_mark(options)
-    options = add_mark(options, (reference, *(before.references if before else ())), record)
+    options = add_mark(options, (reference, *(before.references if before else ())))
     if "attention_mask" in options:
         options["attention_mask"] = _extend_mask(options["attention_mask"], reference.length)
     return options
 
 
-def add_mark(options: dict[str, Any], references: Sequence[Reference], record: bool = False) -> dict[str, Any]:
+def add_mark(options: dict[str, Any], references: Sequence[Reference]) -> dict[str, Any]:
     """A copy of an entry's options that says which references its first tokens are, with a control that acts on it."""
     options = options.copy()
     if not references:
         return options
-    mark = Mark(tuple(references), Recorder() if record else None)
+    mark = Mark(tuple(references))
     options["model_conds"] = {**options.get("model_conds", {}), MARK: comfy.conds.CONDConstant(mark)}
     if not any(isinstance(control, ReduxControl) for control in _chain(options.get("control"))):
         control = ReduxControl()
         control.set_previous_controlnet(options.get("control"))
         options["control"] = control
-        options.setdefault("control_apply_to_uncond", False)
     return options
 
 

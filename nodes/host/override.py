@@ -12,122 +12,198 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...redux.attention import weighted_attention
-from ...redux.control import StepWeights
 from ...redux.influence import Recorder
-
-if TYPE_CHECKING:
-    from .control import ReduxControl
+from ...redux.plan import StepWeights
+from .session import Session
 
 OVERRIDE = "optimized_attention_override"
 log = logging.getLogger(__name__)
 _local = threading.local()
 
+Attention = Callable[..., Tensor]
+Heads = tuple[Tensor, Tensor, Tensor]  # queries, keys and values
+
 
 class AttentionCall:
-    """One model call: the groups of its references, and an override that stood there before."""
+    """One model call: the weights of its references, and an override that stood there before.
 
-    def __init__(self, weights: StepWeights, control: ReduxControl, recorder: Recorder | None) -> None:
+    Args:
+        options: the transformer options of the call.
+        double_blocks: how many the model has, which come before its single blocks.
+    """
+
+    def __init__(
+        self,
+        weights: StepWeights,
+        session: Session,
+        recorder: Recorder | None,
+        options: dict[str, Any],
+        double_blocks: int,
+    ) -> None:
         self.weights = weights
-        self.control = control
+        self.session = session
         self.recorder = recorder
-        self.previous: Callable[..., Tensor] | None = None
+        self.previous: Callable[..., Tensor] | None = options.get(OVERRIDE)
+        self.kinds: list[int] = options.get("cond_or_uncond") or [0] * weights.layout.chunks
+        self.double_blocks = double_blocks
+        self.position = 0
+        session.calls += 1
 
-    def run(self, qkv_BHLD: tuple[Tensor, ...], mask: Tensor | None, block: tuple[str, int]) -> Tensor:
-        """Attention [B, H, L, D] in one block, e.g. ("single", 3)."""
-        self.control.attended += 1
-        q_BHLD, k_BHLD, v_BHLD = qkv_BHLD
-        plan = self.weights.plan(*block)
+    def fits(self, q: Tensor, k: Tensor) -> bool:
+        return self.weights.fits(q.shape[-2], k.shape[-2])
+
+    def run(
+        self,
+        qkv_BHLD: Heads,
+        mask: Tensor | None,
+        scale: float | None,
+        block: tuple[str, int] | None,
+    ) -> Tensor:
+        """Attention [B, H, L, D] in one block, e.g. ("single", 3); None = the one whose turn it is."""
+        if block is None:
+            first_single = self.position - self.double_blocks
+            block = ("double", self.position) if first_single < 0 else ("single", first_single)
+        self.position += 1
+        self.session.served += 1
+        plan = self.weights.plan(*block, qkv_BHLD[0].shape[2])
         if self.recorder is None:
-            return weighted_attention(q_BHLD, k_BHLD, v_BHLD, plan, mask=mask)
-        out_BHLD, shares_BGL = weighted_attention(q_BHLD, k_BHLD, v_BHLD, plan, mask=mask, return_shares=True)
-        self.recorder.add(shares_BGL, self.weights)
+            return weighted_attention(*qkv_BHLD, plan, mask=mask, scale=scale)
+        out_BHLD, shares_BGL = weighted_attention(*qkv_BHLD, plan, mask=mask, scale=scale, return_shares=True)
+        self.recorder.add(shares_BGL, self.weights, self.kinds)
         return out_BHLD
 
 
 @contextmanager
-def running(call: AttentionCall, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Make `call` the one that `attend` serves in this thread, and give options that lead to `attend`."""
+def running(call: AttentionCall) -> Iterator[dict[str, Any]]:
+    """Make `call` the one that `attend` serves in this thread, and give the option that leads to `attend`.
+
+    A compiled model has to be compiled once more for calls with weights, but guards on the option are dropped. Of the
+    state that torch.compile always guards, whether autocast keeps its casts is the one that changes nothing here.
+    """
     before = getattr(_local, "call", None)
-    call.previous = options.get(OVERRIDE)
+    cached = torch.is_autocast_cache_enabled()
     _local.call = call
+    torch.set_autocast_cache_enabled(False)
     try:
-        yield {**options, OVERRIDE: attend}
+        yield {OVERRIDE: attend}
     finally:
+        torch.set_autocast_cache_enabled(cached)
         _local.call = before
 
 
 def attend(
-    func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **options: Any
+    func: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    attn_precision: torch.dtype | None = None,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    **options: Any,
 ) -> Tensor:
     """ComfyUI's attention with the weights of the running call; other attentions of the model pass through.
 
     An override that stood there before is called with our attention as its function. If it does not call it, it
-    replaces attention (as SageAttention patches do) and is left out, because it cannot weigh.
+    replaces attention (as SageAttention patches do) and is left out, because it cannot weigh. A compiled model leaves
+    it out as well.
     """
     if torch.compiler.is_compiling():
-        return _attend_compiled(q, k, v, heads, mask, options)
+        operator = torch.ops.redux_control.attend
+        return _ours(operator, (q, k, v), heads, mask, options.get("scale"), skip_reshape, skip_output_reshape)
+    options |= {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
+    options["attn_precision"] = attn_precision
     call: AttentionCall | None = getattr(_local, "call", None)
-    length = q.shape[-2]
-    if call is None or length != call.weights.length or k.shape[-2] != length:
-        if call is None or call.previous is None:
-            return func(q, k, v, heads, mask=mask, **options)
-        return call.previous(func, q, k, v, heads, mask=mask, **options)
+    if call is None:
+        return func(q, k, v, heads, mask=mask, **options)
+    if call.previous is None:
+        return _serve(call, func, (q, k, v), heads, mask, options)
+    return _serve_through(call, func, (q, k, v), heads, mask, options)
+
+
+def _serve(
+    call: AttentionCall, func: Attention, qkv: Heads, heads: int, mask: Tensor | None, options: dict[str, Any]
+) -> Tensor:
+    """Attention with the call's weights, or `func` where they do not fit."""
+    if not call.fits(*qkv[:2]):
+        call.session.foreign += 1
+        return func(*qkv, heads, mask=mask, **options)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+        return call.run((q, k, v), mask, scale, _block(options))
+
+    skips = options.get("skip_reshape", False), options.get("skip_output_reshape", False)
+    return _ours(run, qkv, heads, mask, options.get("scale"), *skips)
+
+
+def _serve_through(
+    call: AttentionCall, func: Attention, qkv: Heads, heads: int, mask: Tensor | None, options: dict[str, Any]
+) -> Tensor:
+    """The same as the function of another pack's override."""
     served: list[bool] = []
 
-    def ours(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **options: Any) -> Tensor:
+    def ours(q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
         served.append(True)
-        return _joined(call.run(_split((q, k, v), heads, options), _mask_4d(mask), _block(options)), options)
+        kwargs |= dict(zip(("mask", "attn_precision", "skip_reshape", "skip_output_reshape"), args, strict=False))
+        return _serve(call, func, (q, k, v), heads, kwargs.pop("mask", None), kwargs)
 
-    if call.previous is not None and call.previous not in _replacing:
-        out = call.previous(ours, q, k, v, heads, mask=mask, **options)
-        if served:
+    assert call.previous is not None
+    fits = call.fits(*qkv[:2])
+    if not fits or call.session.replaced is not call.previous:
+        out = call.previous(ours, *qkv, heads, mask=mask, **options)
+        if served or not fits:
             return out
-        _replacing.append(call.previous)
-        log.info("Redux: an attention patch that replaces attention is left out while a reference is weighted.")
-    return ours(q, k, v, heads, mask, **options)
+        call.session.replaced = call.previous
+        log.info("Redux: an override that replaces attention is left out of this sampling, as it cannot weigh.")
+    return _serve(call, func, qkv, heads, mask, options)
 
 
-_replacing: list[Callable[..., Tensor]] = []
+def _ours(
+    run: Callable[..., Tensor],
+    qkv: Heads,
+    heads: int,
+    mask: Tensor | None,
+    scale: float | None,
+    skip_reshape: bool,
+    skip_output_reshape: bool,
+) -> Tensor:
+    """`run` on [B, H, L, D], whichever way the heads come and go."""
+    if not skip_reshape:
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv)
+        qkv = q, k, v
+    if mask is not None and mask.ndim != 4:
+        mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    out_BHLD = run(*qkv, mask, scale)
+    return out_BHLD if skip_output_reshape else out_BHLD.transpose(1, 2).flatten(2)
 
 
-def _attend_compiled(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None, options: dict) -> Tensor:
-    parts = _split((q, k, v), heads, options)
-    return _joined(torch.ops.redux_control.attend(*parts, _mask_4d(mask), *_block(options)), options)
+def _block(options: dict[str, Any]) -> tuple[str, int] | None:
+    table = options.get("transformer_options") or {}
+    return (table["block_type"], table["block_index"]) if "block_index" in table else None
 
 
-@torch.library.custom_op("redux_control::attend", mutates_args=())
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kind: str, index: int) -> Tensor:
+# A captured CUDA graph would repeat the weights of its first run.
+_TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, "cudagraph_unsafe") else []
+
+
+# The block is not an argument: models that are compiled block by block share one graph between their blocks.
+@torch.library.custom_op("redux_control::attend", mutates_args=(), tags=_TAGS)
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     call: AttentionCall | None = getattr(_local, "call", None)
-    if call is None or q.shape[-2] != call.weights.length or k.shape[-2] != q.shape[-2]:
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).contiguous()
-    return call.run((q, k, v), mask, (kind, index)).contiguous()
+    if call is None or not call.fits(q, k):
+        if call is not None:
+            call.session.foreign += 1
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).contiguous()
+    return call.run((q, k, v), mask, scale, None).contiguous()
 
 
 @_attend.register_fake
-def _attend_fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kind: str, index: int) -> Tensor:
+def _attend_fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     return q.new_empty(q.shape)
-
-
-def _block(options: dict[str, Any]) -> tuple[str, int]:
-    table = options.get("transformer_options") or {}
-    return table.get("block_type", "double"), table.get("block_index", 0)
-
-
-def _split(parts: tuple[Tensor, ...], heads: int, options: dict[str, Any]) -> tuple[Tensor, ...]:
-    if options.get("skip_reshape"):
-        return parts
-    return tuple(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
-
-
-def _joined(out_BHLD: Tensor, options: dict[str, Any]) -> Tensor:
-    return out_BHLD if options.get("skip_output_reshape") else out_BHLD.transpose(1, 2).flatten(2)
-
-
-def _mask_4d(mask: Tensor | None) -> Tensor | None:
-    return mask if mask is None or mask.ndim == 4 else mask.reshape(-1, 1, *mask.shape[-2:])

@@ -58,6 +58,7 @@ BASE = Path(tempfile.mkdtemp(prefix="redux-host-"))
 atexit.register(shutil.rmtree, BASE, ignore_errors=True)
 
 sys.path[:] = [str(HOST.path), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
+sys.path.append(str(Path(__file__).parent))  # for redux_scene.py
 
 import comfy.cli_args  # noqa: E402
 
@@ -147,6 +148,14 @@ def redux_nodes(pack: ModuleType) -> dict[str, Any]:
         return list(await extension.get_node_list())
 
     return {cls.GET_SCHEMA().node_id: cls for cls in asyncio.run(load())}
+
+
+@pytest.fixture(scope="session")
+def scene(comfy: Comfy, pack: ModuleType, redux_nodes: dict[str, Any]) -> Any:
+    """References on a small FLUX; see redux_scene.py."""
+    from redux_scene import Scene
+
+    return Scene(comfy, pack, redux_nodes)
 
 
 @pytest.fixture(autouse=True)
