@@ -107,10 +107,10 @@ class StepWeights:
         """(start, stop, log weight) of every piece of every reference, then of the text if it is tracked."""
         groups: list[Group] = []
         start = 0
+        shared: dict[tuple, float | Tensor] = {}  # groups with one and the same tensor are joined, which saves kernels
         for (reference, weight), factor in zip(self.active, factors, strict=True):
-            shared: dict[Piece, float | Tensor] = {}  # groups with one and the same tensor can be joined
             for piece in reference.pieces:
-                key = Piece(0, piece.bias, piece.images)
+                key = (id(reference.region_RYX), weight * factor, piece.bias, piece.images)
                 if key not in shared:
                     shared[key] = self._log_weight(piece, reference, weight * factor, queries)
                 groups.append((start, start + piece.length, shared[key]))

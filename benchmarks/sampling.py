@@ -1,0 +1,280 @@
+"""One step of FLUX.1-dev at full size in a real ComfyUI: with and without a reference, core's mask against ours.
+
+    python benchmarks/sampling.py --comfyui PATH [--tokens] [--rounds 3]
+
+The weights are random bf16 (12 billion), which changes no time. Every case is a run of ComfyUI's own sampler; the
+cases take turns, round after round, and the median step is compared. The first step of a case is timed by itself,
+since some kernels make a plan for a new shape then. `--small` runs a tiny model on any device, to see that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT_TOKENS = 256
+REFERENCE_TOKENS = 729
+STEPS = 6
+STRENGTH = 0.6
+SIDES = {"1 MP": 1024, "2 MP": 1408}
+POOLED = (729, 324, 169, 81, 36)
+
+
+@dataclass
+class Case:
+    """One way to sample; `baseline` names the case whose median step is 1."""
+
+    group: str
+    name: str
+    conditioning: Callable[[], list]
+    side: int
+    backend: str = ""
+    steps: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    peak_gib: float = 0.0
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.steps)
+
+
+def load_pack(comfyui: Path) -> ModuleType:
+    """ComfyUI on the path, then the pack as ComfyUI loads it."""
+    sys.path[:] = [str(comfyui), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
+    from comfy.cli_args import args
+
+    args.cpu, args.gpu_only = not torch.cuda.is_available(), torch.cuda.is_available()
+    spec = importlib.util.spec_from_file_location(
+        "redux_control", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["redux_control"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_flux(small: bool) -> Any:
+    """FLUX.1-dev with random bf16 weights, through ComfyUI's loader."""
+    import comfy.ldm.flux.model
+    import comfy.model_management
+    import comfy.ops
+    import comfy.sd
+
+    size = {"hidden_size": 256, "num_heads": 2, "depth": 1, "depth_single_blocks": 2, "context_in_dim": 128}
+    full = {"hidden_size": 3072, "num_heads": 24, "depth": 19, "depth_single_blocks": 38, "context_in_dim": 4096}
+    shapes = comfy.ldm.flux.model.Flux(
+        in_channels=16, out_channels=16, vec_in_dim=768, mlp_ratio=4.0, axes_dim=[16, 56, 56], theta=10000,
+        patch_size=2, qkv_bias=True, guidance_embed=True, txt_ids_dims=[], device="meta", dtype=torch.bfloat16,
+        operations=comfy.ops.disable_weight_init, **(size if small else full),
+    ).state_dict()  # fmt: skip
+    device = comfy.model_management.get_torch_device()
+    weights = {}
+    for key, meta in shapes.items():
+        weight = torch.empty(meta.shape, dtype=torch.bfloat16, device=device)
+        if "norm" in key:
+            weights[key] = weight.fill_(1.0)
+        else:
+            weights[key] = weight.normal_(0, meta.shape[-1] ** -0.5 if meta.ndim > 1 else 0.02)
+    return comfy.sd.load_diffusion_model_state_dict(weights)
+
+
+class Conditionings:
+    """The conditionings that are compared, with random text and references."""
+
+    def __init__(self, pack: ModuleType, width: int) -> None:
+        import nodes
+
+        self.pack = pack
+        self.nodes = nodes
+        self.apply = sys.modules["redux_control.nodes.apply"].ReduxApply
+        self.generator = torch.Generator().manual_seed(0)
+        self.width = width
+        text = torch.randn(1, TEXT_TOKENS, width, generator=self.generator)
+        self.text_only = [[text, {"pooled_output": torch.zeros(1, 768), "guidance": 3.5}]]
+
+    def tokens(self, side: int) -> Any:
+        values = torch.randn(1, side * side, self.width, generator=self.generator)
+        part = self.pack.redux.tokens.Part(((side, side),), REFERENCE_TOKENS)
+        return self.pack.redux.ReduxTokens(values, (part,))
+
+    def core(self, count: int, strength: float, kind: str, side: int = 27) -> list:
+        conditioning = self.text_only
+        for _ in range(count):
+            tokens = self.tokens(side).tokens
+            style = SimpleNamespace(get_cond=lambda _, tokens=tokens: tokens.clone())
+            conditioning = self.nodes.StyleModelApply().apply_stylemodel(conditioning, style, None, strength, kind)[0]
+        return conditioning
+
+    def ours(self, count: int, side: int = 27, region: bool = False, **options: Any) -> list:
+        conditioning = self.text_only
+        for index in range(count):
+            mask = None
+            if region:
+                mask = torch.zeros(1, 64, 64)
+                mask[:, :, 64 * index // count : 64 * (index + 1) // count] = 1.0
+            conditioning = self.apply.execute(conditioning, self.tokens(side), region=mask, **options).args[0]
+        return conditioning
+
+
+def step_cases(make: Conditionings) -> list[Case]:
+    cases = []
+    for size, side in SIDES.items():
+        for count in (1, 3):
+            group = f"{size}, {count} reference{'s' * (count > 1)}"
+            rows: list[tuple[str, Callable[[], list], str]] = [
+                ("core, plain Redux", lambda c=count: make.core(c, 1.0, "multiply"), ""),
+                ("text only", lambda: make.text_only, ""),
+                ("core, attn_bias", lambda c=count: make.core(c, STRENGTH, "attn_bias"), ""),
+                ("ours, strength", lambda c=count: make.ours(c, strength=STRENGTH), ""),
+                ("ours, strength and region", lambda c=count: make.ours(c, strength=STRENGTH, region=True), ""),
+                ("ours, strength, flash forced", lambda c=count: make.ours(c, strength=STRENGTH), "flash"),
+            ]
+            cases += [Case(group, name, build, side, backend) for name, build, backend in rows]
+    return cases
+
+
+def token_cases(make: Conditionings) -> list[Case]:
+    cases = []
+    for count in (1, 3, 6):
+        group = f"1 MP, {count} reference{'s' * (count > 1)}"
+        cases.append(Case(group, "core, plain Redux, 729 tokens", lambda c=count: make.core(c, 1.0, "multiply"), 1024))
+        for tokens in POOLED:
+            side = round(tokens**0.5)
+            build = lambda c=count, s=side: make.ours(c, s, strength=1.0)  # noqa: E731
+            cases.append(Case(group, f"ours, {tokens} tokens each, normalize", build, 1024))
+    return cases
+
+
+def sample(model: Any, conditioning: list, side: int, steps: int) -> list[float]:
+    """Seconds of each step of a run of ComfyUI's sampler, Euler, without classifier-free guidance."""
+    import comfy.sample
+    import comfy.samplers
+
+    latent = torch.zeros(1, 16, side // 8, side // 8)
+    sampler = comfy.samplers.sampler_object("euler")
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
+    marks = []
+
+    def callback(*_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+
+    counted = _StartMark(model, marks)
+    with torch.inference_mode(), counted:
+        comfy.sample.sample_custom(
+            counted.model, torch.randn(latent.shape), 1.0, sampler, sigmas, conditioning, conditioning, latent,
+            callback=callback, disable_pbar=True, seed=0,
+        )  # fmt: skip
+    return [end - start for start, end in zip(marks, marks[1:], strict=False)]
+
+
+class _StartMark:
+    """Notes when the first model call begins, so that loading the model is not part of the first step."""
+
+    def __init__(self, model: Any, marks: list[float]) -> None:
+        self.model = model.clone()
+        self.marks = marks
+        self.model.set_model_unet_function_wrapper(self._call)
+
+    def _call(self, apply_model: Callable[..., torch.Tensor], call: dict[str, Any]) -> torch.Tensor:
+        if not self.marks:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.marks.append(time.perf_counter())
+        return apply_model(call["input"], call["timestep"], **call["c"])
+
+    def __enter__(self) -> None:
+        self.marks.clear()
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+@contextmanager
+def backend(name: str) -> Any:
+    if name:
+        os.environ["REDUX_ATTENTION"] = name
+    try:
+        yield
+    finally:
+        os.environ.pop("REDUX_ATTENTION", None)
+
+
+def measure(model: Any, cases: list[Case], rounds: int) -> None:
+    sample(model, cases[0].conditioning(), 512, 2)  # loads the model, and warms the libraries up
+    for round_ in range(rounds):
+        for case in cases:
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            with backend(case.backend):
+                try:
+                    first, *rest = sample(model, case.conditioning(), case.side, STEPS)
+                except (RuntimeError, ValueError) as error:
+                    print(f"{case.group}, {case.name}: {error}", file=sys.stderr)
+                    continue
+            if round_ == 0:
+                case.first.append(first)
+            case.steps += rest
+            if torch.cuda.is_available():
+                case.peak_gib = torch.cuda.max_memory_allocated() / 2**30
+
+
+def report(cases: list[Case]) -> None:
+    """A Markdown table for each group; the first case of a group is 1."""
+    for group in dict.fromkeys(case.group for case in cases):
+        members = [case for case in cases if case.group == group and case.steps]
+        base = members[0]
+        print(f"\n{group}\n")
+        print("| case | ms a step | against plain Redux | first step, in steps | peak GiB |")
+        print("|---|---|---|---|---|")
+        for case in members:
+            print(
+                f"| {case.name} | {case.median * 1e3:.1f} | {case.median / base.median:.2f} "
+                f"| {case.first[0] / case.median:.2f} | {case.peak_gib:.2f} |"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="a ComfyUI, 0.18 or newer")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", action="store_true", help="also: fewer tokens, 1, 3 and 6 references")
+    parser.add_argument("--small", action="store_true", help="a tiny model and small pictures, to try the script")
+    args = parser.parse_args()
+    if args.comfyui is None:
+        parser.error("name a ComfyUI with --comfyui or COMFYUI_PATH")
+    if args.small:
+        SIDES.update({"1 MP": 128, "2 MP": 176})
+    pack = load_pack(args.comfyui)
+    model = load_flux(args.small)
+    make = Conditionings(pack, 128 if args.small else 4096)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(f"{device}, torch {torch.__version__}, strength {STRENGTH}, {args.rounds} rounds of {STEPS} steps")
+    cases = step_cases(make)
+    measure(model, cases, args.rounds)
+    report(cases)
+    if args.tokens:
+        cases = token_cases(make)
+        for case in cases:
+            case.side = 128 if args.small else case.side
+        measure(model, cases, args.rounds)
+        report(cases)
+
+
+if __name__ == "__main__":
+    main()
