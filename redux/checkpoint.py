@@ -9,7 +9,6 @@ purpose, or the file is refused: a tensor nobody reads means a model that nobody
 from __future__ import annotations
 
 import re
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import KNOWN_PROJECTORS, KNOWN_TOWERS, ReduxConfig, SiglipConfig, read_metadata
-from .files import TensorFiles, open_files, to_dtype
+from .files import TensorFiles, TensorReader, open_files
 from .identify import VISION_NAMES, count_layers, identify, vision_prefix
 from .projector import ReduxProjector
 from .siglip import SiglipVisionTower
@@ -179,22 +178,37 @@ def _convert(
 ) -> dict[str, Tensor]:
     _check(files, recipe, {key: tuple(value.shape) for key, value in model.state_dict().items()})
     with files.reader() as reader:
-
-        def read(name: str) -> Tensor:
-            layer = name.removesuffix(".weight")
-            scales = (key for key in (f"{layer}.scale_weight", f"{layer}.weight_scale") if key in files.shapes)
-            scale = next(scales, None)
-            if scale and prod(files.shapes[scale]) not in (1, files.shapes[name][0]):
-                raise ValueError(
-                    f"The scale '{scale}' of {files.path.name} has shape {files.shapes[scale]}; one number, or one for "
-                    "each row of the weight, is needed."
-                )
-            return to_dtype(reader.read(name), reader.read(scale) if scale else None, dtype).to(device)
-
         return {
-            ours: read(names[0]) if len(names) == 1 else torch.cat([read(name) for name in names])
+            ours: _join([_read(files, reader, name, dtype) for name in names], dtype, device)
             for ours, names in recipe.items()
         }
+
+
+def _read(files: TensorFiles, reader: TensorReader, name: str, dtype: torch.dtype | None) -> Tensor:
+    """One tensor as it is stored; an fp8 weight with a scale is multiplied out, since our layers know no scales."""
+    layer = name.removesuffix(".weight")
+    scales = [key for key in (f"{layer}.scale_weight", f"{layer}.weight_scale") if key in files.shapes]
+    weight = reader.read(name)
+    if not scales or layer == name:
+        return weight
+    scale = reader.read(scales[0]).float()
+    if scale.numel() not in (1, len(weight)):
+        raise ValueError(
+            f"The scale '{scales[0]}' of {files.path.name} has shape {tuple(scale.shape)}; one number, or one for each "
+            "row of the weight, is needed."
+        )
+    return (weight.float() * scale.reshape(-1, *(1 for _ in weight.shape[1:]))).to(dtype or torch.bfloat16)
+
+
+def _join(parts: list[Tensor], dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+    """Along the first dimension, converted on the way, so that no part is in memory twice."""
+    if len(parts) == 1:
+        return parts[0].to(device, dtype)
+    rows = [len(part) for part in parts]
+    joined = torch.empty((sum(rows), *parts[0].shape[1:]), dtype=dtype or parts[0].dtype, device=device)
+    for target, part in zip(joined.split(rows), parts, strict=True):
+        target.copy_(part)
+    return joined
 
 
 def _check(files: TensorFiles, recipe: Recipe, expected: dict[str, tuple[int, ...]]) -> None:

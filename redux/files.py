@@ -133,14 +133,3 @@ def _open(file: Path) -> Any:
             f"{file.name} ({file.stat().st_size} bytes) is not a safetensors file, or it is truncated ({reason}); "
             "a complete .safetensors file is needed."
         ) from error
-
-
-def to_dtype(weight: Tensor, scale: Tensor | None, dtype: torch.dtype | None) -> Tensor:
-    """Convert a stored weight; an fp8 weight with a scale is multiplied out, since our layers know no scales.
-
-    The scale is one number, or one for each row of the weight.
-    """
-    if scale is not None:
-        per_row = scale.float().reshape(-1, *(1 for _ in weight.shape[1:]))
-        weight = (weight.float() * per_row).to(dtype or torch.bfloat16)
-    return weight if dtype is None else weight.to(dtype)

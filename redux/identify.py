@@ -22,6 +22,7 @@ SIGNATURES: tuple[tuple[str, str], ...] = (
     (r"encoder\.block\.0\.layer\.0\.SelfAttention", "a T5 text encoder"),
     (r"^taesd_(encoder|decoder)\.", "a TAESD autoencoder"),
     (r"^(first_stage_model\.)?(encoder|decoder)\.conv_in\.weight$", "a VAE"),
+    (r"(^|\.)(text_model\.|embeddings\.token_embedding\.)", "a CLIP text encoder"),
 )
 
 VISION_NAMES: dict[tuple[int, int, int, bool], str] = {
@@ -53,8 +54,6 @@ def identify(shapes: Shapes) -> str:
     for pattern, name in SIGNATURES:
         if any(re.search(pattern, key) for key in shapes):
             return name
-    if any("text_model." in key for key in shapes):
-        return "a CLIP text encoder"
     return f"an unknown checkpoint ({len(shapes)} tensors, e.g. '{next(iter(shapes), 'none')}')"
 
 

@@ -172,10 +172,12 @@ FITS: dict[str, Callable[..., list[View]]] = {
 
 
 def resize(images_BCYX: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic with antialiasing, then clamped and rounded to 8 bits: what Pillow does to an 8-bit picture."""
-    if tuple(images_BCYX.shape[-2:]) != size:
-        images_BCYX = interpolate(images_BCYX, size=size, mode="bicubic", antialias=True, align_corners=False)
-    return images_BCYX.clamp(0, 1).mul(255).round_().div_(255)
+    """Pillow's bicubic on 8-bit pictures: antialiased; across, then down, clamped and rounded to 8 bits after each."""
+    for step in ((images_BCYX.shape[-2], size[1]), size):
+        if tuple(images_BCYX.shape[-2:]) != step:
+            images_BCYX = interpolate(images_BCYX, size=step, mode="bicubic", antialias=True, align_corners=False)
+            images_BCYX = images_BCYX.clamp_(0, 1).mul_(255).round_().div_(255)
+    return images_BCYX
 
 
 def resize_mask(mask_B1YX: Tensor, size: tuple[int, int]) -> Tensor:

@@ -96,7 +96,7 @@ class SiglipVisionTower(nn.Module):
     def positions(self, grid: tuple[int, int], device: torch.device) -> Tensor:
         """Position table [rows * columns, D] for a grid; other grids than the trained one are resampled in fp32.
 
-        Bicubic with antialiasing, as big_vision and timm resample a ViT's table for another resolution.
+        Bicubic with antialiasing, as timm resamples a ViT's table for another resolution.
         """
         table_ND = self.position(torch.arange(self.config.num_tokens, device=device))
         if grid == self.config.grid:
