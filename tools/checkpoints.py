@@ -181,7 +181,7 @@ def vae_weights(seed: int = 3) -> Weights:
             else:
                 make.linear(f"{prefix}.{index}", out_features, in_features, 3, 3, bias=kind == "conv")
     # Keep most pixels inside 0..1, where a difference in the latent can be seen.
-    make.weights["taesd_decoder.19.weight"] *= 0.08
+    make.weights["taesd_decoder.19.weight"] *= 0.2
     make.weights["taesd_decoder.19.bias"] += 0.5
     make.weights["vae_scale"] = torch.tensor(1.0)
     make.weights["vae_shift"] = torch.tensor(0.0)
