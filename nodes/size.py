@@ -1,51 +1,16 @@
 """FLUX Image Size: a latent, and the size of its picture in pixels."""
 
-import math
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
+from ..redux.sizes import MAX_SIDE, MULTIPLE, RATIOS, round_side, size_of_picture, size_of_ratio
 from .host.outputs import empty_latent
 from .types import CATEGORY
 
-RATIOS = {
-    "1:1": (1024, 1024),
-    "16:9": (1344, 768),
-    "21:9": (1536, 640),
-    "3:2": (1216, 832),
-    "2:3": (832, 1216),
-    "4:5": (896, 1088),
-    "5:4": (1088, 896),
-    "3:4": (896, 1152),
-    "4:3": (1152, 896),
-    "9:16": (768, 1344),
-    "9:21": (640, 1536),
-}
-"""Pixels (width, height) at one megapixel, as Black Forest Labs' model at Replicate makes them."""
-
 CUSTOM = "custom"
 REFERENCE = "as the reference"
-MULTIPLE = 16
-MAX_SIDE = 8192
-MEGAPIXEL = 1024 * 1024
-
-
-def size_of_ratio(ratio: str, megapixels: float = 1.0) -> tuple[int, int]:
-    """Width and height in pixels of one of RATIOS, multiples of 16."""
-    width, height = RATIOS[ratio]
-    scale = math.sqrt(megapixels)
-    return _round(width * scale), _round(height * scale)
-
-
-def size_of_picture(width: int, height: int, megapixels: float = 1.0) -> tuple[int, int]:
-    """The size with the aspect ratio of a picture of `width` x `height`, multiples of 16."""
-    scale = math.sqrt(megapixels * MEGAPIXEL / (width * height))
-    return _round(width * scale), _round(height * scale)
-
-
-def _round(side: float) -> int:
-    return min(max(MULTIPLE * round(side / MULTIPLE), MULTIPLE), MAX_SIDE)
 
 
 class ReduxSize(io.ComfyNode):
@@ -94,7 +59,7 @@ def choose_size(aspect_ratio: dict[str, Any], megapixels: float) -> tuple[int, i
     if kind in RATIOS:
         return size_of_ratio(str(kind), megapixels)
     if kind == CUSTOM:
-        return _round(aspect_ratio["width"]), _round(aspect_ratio["height"])
+        return round_side(aspect_ratio["width"]), round_side(aspect_ratio["height"])
     if kind == REFERENCE:
         image_BHWC: torch.Tensor | None = aspect_ratio.get("image")
         if image_BHWC is None:
