@@ -58,17 +58,10 @@ class Reference:
     def length(self) -> int:
         return sum(piece.length for piece in self.pieces)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it never needs anything but standing in the sequence."""
+    def is_plain(self, weight: float) -> bool:
+        """Whether, with this weight at a step, it needs nothing but standing in the sequence."""
         plain_pieces = all(piece.bias == 0.0 and piece.images is None for piece in self.pieces)
-        return (
-            self.strength == 1.0
-            and self.region_RYX is None
-            and self.schedule.is_constant
-            and not self.blocks.rules
-            and plain_pieces
-        )
+        return weight == 1.0 and self.region_RYX is None and not self.blocks.rules and plain_pieces
 
 
 def place_tokens(tokens: ReduxTokens, batch: str = "joint", normalize: bool = True) -> tuple[Tensor, tuple[Piece, ...]]:

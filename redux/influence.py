@@ -16,6 +16,7 @@ from .control import Reference
 from .plan import StepWeights
 
 Source = Reference | str
+_LOCK = threading.Lock()  # hosts may sample on several GPUs at once; one for all, since recorders are copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +47,12 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._run: object = None
         self._sums: dict[tuple[int, tuple[int, int]], _Sums] = {}
 
     def begin(self, run: object) -> None:
         """Forget what was recorded unless it belongs to the same sampling, which `run` stands for."""
-        with self._lock:
+        with _LOCK:
             if run is not self._run:
                 self._run, self._sums = run, {}
 
@@ -66,7 +66,7 @@ class Recorder:
         layout = weights.layout
         first = weights.references + layout.text
         shares_BGI = shares_BGL[:, :, first : first + layout.image].float()
-        with self._lock:
+        with _LOCK:
             for kind, part_BGI in zip(kinds, shares_BGI.chunk(layout.chunks), strict=True):
                 sums = self._sums.setdefault((kind, (layout.rows, layout.columns)), _Sums())
                 sums.count += 1

@@ -85,7 +85,7 @@ class ReduxControl(ControlBase):
         active, keep = self._active(mark.references, t)
         if keep is not None:
             cond.update(take_out(keep, cond))
-        if self.session.record or any(not reference.is_plain for reference, _ in active):
+        if self.session.record or any(not reference.is_plain(weight) for reference, weight in active):
             wrapper = WrappedCall(self, active, chunks, recorder if self.session.record else None)
             _wrap(transformer_options, wrapper)
 

@@ -13,7 +13,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-Bias = Tensor | Callable[[dict[str, Any]], Tensor]
+Bias = Tensor | Callable[[dict[str, Any], int], Tensor]  # of the transformer options and the number of keys
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -47,13 +47,14 @@ class Scene:
         return self.comfy.sample(model or self.flux, conditioning, **options)
 
     def dense(self, bias: Bias, *tokens: Any, text: list | None = None, model: Any = None, **options: Any) -> Tensor:
-        """A sampling of [tokens ... | text | image] with the bias in every attention.
+        """A sampling of [tokens ... | text | image] with the bias in every attention."""
+        return self.sample(self.plain(*tokens, text=text), self.dense_model(bias, model), **options)
 
-        A bias that is a function is called with the transformer options of each attention.
-        """
+    def dense_model(self, bias: Bias, model: Any = None) -> Any:
+        """A clone with the bias in every attention."""
         model = (model or self.flux).clone()
         model.model_options["transformer_options"]["optimized_attention_override"] = biased_attention(bias)
-        return self.sample(self.plain(*tokens, text=text), model, **options)
+        return model
 
     def plain(self, *tokens: Any, text: list | None = None) -> list:
         """The tokens before the text, by hand."""
@@ -66,7 +67,7 @@ class Scene:
 def biased_attention(bias: Bias) -> Callable[..., Tensor]:
     def attend(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **options: Any) -> Tensor:
         assert mask is None and options["skip_reshape"]
-        table = bias if isinstance(bias, Tensor) else bias(options["transformer_options"])
+        table = bias if isinstance(bias, Tensor) else bias(options["transformer_options"], k.shape[2])
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=table.expand(len(q), 1, -1, -1))
         return out.transpose(1, 2).flatten(2)
 

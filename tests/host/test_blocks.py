@@ -14,7 +14,7 @@ BLOCKS = (("double", 0), ("single", 0), ("single", 1))  # those of the small FLU
 def dense_blocks(scene: Any, tokens: Any, weights: dict[tuple[str, int], float]) -> torch.Tensor:
     count = tokens.tokens.shape[1]
 
-    def bias(options: dict[str, Any]) -> torch.Tensor:
+    def bias(options: dict[str, Any], _: int) -> torch.Tensor:
         weight = weights[options["block_type"], options["block_index"]]
         return make_bias(count + 8 + 64, [(0, count, weight)], count)
 

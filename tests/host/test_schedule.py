@@ -25,7 +25,7 @@ def dense_steps(scene: Any, tokens: Any, weights: list[float]) -> torch.Tensor:
     count = tokens.tokens.shape[1]
     sigmas: list[float] = []
 
-    def bias(options: dict[str, Any]) -> torch.Tensor:
+    def bias(options: dict[str, Any], _: int) -> torch.Tensor:
         sigma = float(options["sigmas"][0])
         if sigma not in sigmas:
             sigmas.append(sigma)
