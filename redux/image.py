@@ -193,4 +193,5 @@ def _view(picture: Picture, size: tuple[int, int], config: SiglipConfig) -> View
     if picture.cover_B1YX is None:
         return View(pixels_BCST, None, grid)
     coverage_BN = avg_pool2d(resize_mask(picture.cover_B1YX, size), config.patch_size).flatten(1)
+    coverage_BN = coverage_BN.clamp(max=1)  # sums of fp32 weights can exceed it by the last bit
     return View(pixels_BCST, torch.where(coverage_BN < MIN_COVERAGE, 0, coverage_BN), grid)

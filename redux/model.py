@@ -130,6 +130,7 @@ class ReduxModel(nn.Module):
         tokens = self.encode_views(self.views(images, fit=fit, mask=mask, margin=margin, **options))
         return tokens if token_budget is None else tokens.pool_to(token_budget)
 
+    @torch.no_grad()
     def views(
         self,
         images: Pictures,
@@ -175,8 +176,9 @@ class ReduxModel(nn.Module):
         return self._collect(views, outputs)
 
     def _run(self, pixels_BCST: Tensor) -> Tensor:
-        graphed = self._graph is not None and pixels_BCST.is_cuda and len(pixels_BCST) == 1
-        return self._graph(pixels_BCST) if self._graph and graphed else self(pixels_BCST)
+        if self._graph and pixels_BCST.is_cuda and len(pixels_BCST) == 1:
+            return self._graph(pixels_BCST)
+        return self(pixels_BCST)
 
     def _collect(self, views: list[View], outputs: Iterable[Tensor]) -> ReduxTokens:
         rest, parts, count = iter(outputs), [], self.config.num_tokens

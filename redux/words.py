@@ -51,9 +51,9 @@ class WordTable:
         """Rows of the words found in a sentence, in order; others are skipped; [0] when there is none."""
         index = {word: row for row, word in enumerate(self.words) if word}
         longest = max((word.count(" ") + 1 for word in index), default=0)
-        parts = re.findall(r"[^\W_]+(?:['-][^\W_]+)*", text.lower())
+        parts = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
         found, start = [], 0
-        while start < len(parts):
+        while index and start < len(parts):
             for length in range(min(longest, len(parts) - start), 0, -1):
                 row = index.get(" ".join(parts[start : start + length]))
                 if row is not None:
