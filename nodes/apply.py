@@ -70,6 +70,7 @@ def check_region(region: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def _inputs() -> list[io.Input]:
+    """All but the first three are optional, so that a short API call stays valid when an input is added."""
     return [
         io.Conditioning.Input("conditioning", tooltip="From a text encoder, or from another Apply Redux."),
         ReduxTokensType.Input("tokens", tooltip="From Encode Reference."),
@@ -84,6 +85,7 @@ def _inputs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "normalize",
+            optional=True,
             default=True,
             tooltip="Let a masked, pooled or tiled reference count as much as a whole one. "
             "Off, fewer tokens mean less influence.",
@@ -96,12 +98,14 @@ def _inputs() -> list[io.Input]:
         *_percents(),
         io.Combo.Input(
             "curve",
+            optional=True,
             options=list(CURVES),
             default="constant",
             tooltip="How the strength runs from start_percent to end_percent.",
         ),
         io.Combo.Input(
             "batch",
+            optional=True,
             options=BATCHES,
             default="joint",
             advanced=True,
@@ -110,6 +114,7 @@ def _inputs() -> list[io.Input]:
         ),
         io.String.Input(
             "blocks",
+            optional=True,
             default="",
             advanced=True,
             tooltip="Factors of the strength in single blocks of FLUX, e.g. double:0-9=0.5, single:=0.8. "
@@ -122,6 +127,7 @@ def _percents() -> list[io.Input]:
     return [
         io.Float.Input(
             name,
+            optional=True,
             default=default,
             min=0.0,
             max=1.0,

@@ -34,12 +34,14 @@ class ReduxEncode(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "crop_to_mask",
+                    optional=True,
                     default=False,
                     advanced=True,
                     tooltip="Cut the picture around the mask (or alpha) first, so that a small thing is seen large.",
                 ),
                 io.Float.Input(
                     "margin",
+                    optional=True,
                     default=0.1,
                     min=0.0,
                     max=1.0,

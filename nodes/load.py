@@ -31,6 +31,7 @@ class ReduxLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
+                    optional=True,
                     options=list(DTYPES),
                     default="default",
                     advanced=True,

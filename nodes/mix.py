@@ -41,6 +41,7 @@ class ReduxMix(io.ComfyNode):
                 ),
                 io.String.Input(
                     "weights",
+                    optional=True,
                     default="",
                     tooltip="One number for each reference, e.g. 1, 0.5. Empty: 1 each.",
                 ),

@@ -18,7 +18,9 @@ from tools.client import Client, ClientError, Interrupted, Progress
 from tools.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted((ROOT / "workflows" / "api").glob("*.json"))
+FULL_SIZE = {"core_loaders"}  # ComfyUI's own loader knows no small SigLIP; tests/host compares both node paths
+FILES = [path for path in sorted((ROOT / "workflows" / "api").glob("*.json")) if path.stem not in FULL_SIZE]
+SAVE = ROOT / "workflows" / "api" / "save_reference_and_conditioning.json"
 VARIATION = ROOT / "workflows" / "api" / "image_variation.json"
 
 Small = Callable[..., workflow.Workflow]
@@ -30,13 +32,15 @@ def pixels(client: Client, image: dict[str, str]) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_api_workflow_gives_a_picture_and_progress(path: Path, client: Client, small: Small) -> None:
+    if path.stem.startswith("load_"):
+        client.run(small(SAVE, seed=11))
     steps: list[Progress] = []
     result = client.run(small(path, seed=11), steps.append)
 
     assert result.images
     for image in result.images:
         picture = pixels(client, image)
-        assert picture.shape == (128, 128, 3)
+        assert picture.shape == (128, 128, 3) or "influence" in image["filename"]
         assert picture.std() > 0.02
     sampled = [step for step in steps if "Sampler" in step.node_type]
     assert [step.value for step in sampled] == sorted(step.value for step in sampled)
