@@ -45,8 +45,8 @@ ABOUT: dict[str, str] = {
     "White in **region** is where a reference acts, grey acts partly. *Redux Influence Map* shows where each reference "
     "and the prompt acted.",
     "part_of_a_picture": "Only what the mask covers is read. Here it is a rectangle; to paint one, right-click "
-    "*Load Image*, open the mask editor, and connect its MASK. **crop_to_mask** shows the tower the part large; the preview shows what it sees. *Pool Reference* makes 81 tokens "
-    "of it: faster, and with **normalize** as strong.",
+    "*Load Image*, open the mask editor, and connect its MASK. **crop_to_mask** shows the tower the part large; the "
+    "preview shows what it sees. *Pool Reference* makes 81 tokens of it: faster, and with **normalize** as strong.",
     "mix_two_references": "*join* sets references side by side with a weight each; the other methods make one of them. "
     "The second one is read as a whole and in *tiles*, for its details.",
     "one_reference_for_each_image": "Picture 1 is the reference of image 1, picture 2 of image 2, in one run: "
