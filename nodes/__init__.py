@@ -6,6 +6,7 @@ from .apply import ReduxApply
 from .clip_vision import ReduxFromClipVision
 from .encode import ReduxEncode
 from .files import ReduxLoadConditioning, ReduxLoadTokens, ReduxSaveConditioning, ReduxSaveTokens
+from .influence import ReduxInfluence
 from .load import ReduxLoader
 from .miniature_text import ReduxMiniatureText
 from .mix import ReduxMix
@@ -18,6 +19,7 @@ NODES: list[type[io.ComfyNode]] = [
     ReduxLoader,
     ReduxEncode,
     ReduxApply,
+    ReduxInfluence,
     ReduxPool,
     ReduxMix,
     ReduxSaveTokens,

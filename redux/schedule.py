@@ -71,7 +71,7 @@ def percent_of_sigma(sigma: float, percent_to_sigma: Callable[[float], float]) -
 
 
 BLOCK_COUNTS = {"double": 19, "single": 38}
-RULE = re.compile(r"(double|single)\s*:\s*(?:(\d+)(?:\s*-\s*(\d+))?)?\s*=\s*(\d+(?:\.\d*)?|\.\d+)")
+RULE = re.compile(r"(double|single)\s*:\s*(?:(\d+)(?:\s*-\s*(\d+))?)?\s*=\s*(\d+(?:\.\d*)?|\.\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class BlockWeights:
             raise ValueError(
                 f"The block rule '{text}' cannot be read; write e.g. double:0-9=0.5, single:37=0 or single:=0.8."
             )
-        kind, first, last, factor = match.groups()
+        kind, first, last, factor = match[1].lower(), *match.groups()[1:]
         top = BLOCK_COUNTS[kind] - 1
         start = 0 if first is None else int(first)
         stop = top if first is None else int(last or first)
