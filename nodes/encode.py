@@ -1,5 +1,6 @@
 """Encode Reference: pictures to tokens."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,12 +66,14 @@ class ReduxEncode(io.ComfyNode):
     ) -> io.NodeOutput:
         kind, options = _read_fit(fit)
         budget = options.pop("token_budget", None)
-        views = redux.model.views(image, fit=kind, mask=mask, margin=margin if crop_to_mask else None, **options)
-        tokens = redux.encode(views)
+        device, room = redux.patcher.load_device, margin if crop_to_mask else None
+        views = redux.model.views(image, fit=kind, mask=mask, margin=room, device=device, **options)
+        about = {"fit": kind, **options, "size": list(image.shape[1:3])}
+        tokens = replace(redux.encode(views), about=about)
         if budget is not None:
             tokens = tokens.pool_to(budget)
         columns = options.get("tiles", (0, 0))[1] or None
-        pictures = [draw_views(views, index, columns) for index in range(tokens.num_pictures)]
+        pictures = [draw_views(views, tokens, index, columns) for index in range(tokens.num_pictures)]
         return io.NodeOutput(tokens, ui=ui.PreviewImage(torch.stack(pictures), cls=cls))
 
 
@@ -80,8 +83,6 @@ def _read_fit(fit: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
         raise ValueError("The fit is missing or unknown; choose stretch, crop, pad, native or tiles.")
     options = dict(fit)
     kind = options.pop("fit")
-    if kind == "crop":
-        options["position"] = POSITIONS[options["position"]]
     if kind == "tiles":
         options["tiles"] = (options.pop("rows"), options.pop("columns"))
     return kind, options

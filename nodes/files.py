@@ -11,6 +11,7 @@ from ..redux.store import save_tokens
 from ..redux.tokens import ReduxTokens
 from .host.conditioning_store import load_conditioning, save_conditioning
 from .host.model import HostedModel
+from .host.outputs import output_target
 from .types import CATEGORY, ReduxModelType, ReduxTokensType
 
 FOLDER = "redux"  # below ComfyUI's output folder; its input folder is offered as well
@@ -153,12 +154,13 @@ def _fingerprint(file: str) -> str:
 
 def _saved(prefix: str, write: Callable[[Path], None]) -> io.NodeOutput:
     """Write to the next free number; of two runs at once each gets its own."""
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    target = output_target(prefix)
+    number = target.number
     while True:
-        path = Path(folder) / f"{name}_{counter:05}_{SUFFIX}"
+        path = target.folder / f"{target.stem}_{number:05}_{SUFFIX}"
         try:
             write(path)
         except FileExistsError:
-            counter += 1
+            number += 1
         else:
             return io.NodeOutput(ui={"text": [str(path)]})

@@ -58,8 +58,8 @@ class Picture:
         return Picture(self.rgb_BCYX[cut], None if self.cover_B1YX is None else self.cover_B1YX[cut])
 
 
-def crop_to_cover(picture: Picture, margin: float) -> Picture:
-    """Cut each batch around what is read of any of its pictures.
+def crop_to_cover(picture: Picture, margin: float) -> list[Picture]:
+    """Cut each picture of a batch around what is read of it.
 
     The cut is a square where the picture has room for one, so that nothing is distorted afterwards, and otherwise as
     near to it as fits in.
@@ -72,10 +72,16 @@ def crop_to_cover(picture: Picture, margin: float) -> Picture:
     """
     if picture.cover_B1YX is None:
         raise ValueError("There is no mask and no alpha to crop to; connect a mask or switch crop_to_mask off.")
-    read_YX = (picture.cover_B1YX > MIN_COVERAGE).any(dim=0)[0]
+    pairs = zip(picture.rgb_BCYX.split(1), picture.cover_B1YX.split(1), strict=True)
+    return [_crop_one(Picture(*pair), margin) for pair in pairs]
+
+
+def _crop_one(picture: Picture, margin: float) -> Picture:
+    assert picture.cover_B1YX is not None
+    read_YX = picture.cover_B1YX[0, 0] > MIN_COVERAGE
     rows, columns = read_YX.any(1).nonzero().flatten().tolist(), read_YX.any(0).nonzero().flatten().tolist()
     if not rows:
-        raise ValueError("The mask is empty; paint white where the reference is to be read, or invert it.")
+        raise ValueError("The mask or alpha is empty; paint white where the reference is to be read, or invert it.")
     side = max(MIN_SIDE, math.ceil(max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) * (1 + 2 * margin)))
     box = [_interval(found, side, length) for found, length in zip((rows, columns), picture.size, strict=True)]
     return picture.window(box[0][0], box[1][0], box[0][1], box[1][1])

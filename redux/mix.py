@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .tokens import ReduxTokens, cat_tokens, check_alike
+from .tokens import ReduxTokens, cat_tokens, check_alike, common_encoder
 
-Combine = Callable[[Tensor, Tensor], Tensor]
+Combine = Callable[[Tensor, Tensor], Tensor]  # tokens [M, B, N, D], weights [M, B, N, 1] -> [B, N, D]
 
 
 def mix(
@@ -24,14 +24,14 @@ def mix(
 
     "join" sets them side by side: FLUX reads each, with its weight in attention, and the grids may differ. All other
     methods make one token of the tokens at each place; references of different single grids are first pooled by area
-    to the smaller side of each. A token that is dropped has no say in averages, and counts as zero elsewhere.
+    to the smaller side of each. A token that is dropped has no say there, nor has a reference of weight 0.
 
     Args:
         references: of one encoder, width and number of pictures.
         method: one of `METHODS`:
             average: mean with the weights. norm average: the mean of the directions, at the mean length. slerp: along
             the great circle between the directions, one reference after the other. add: weighted sum. subtract: the
-            first minus the others. max: the larger of the weighted numbers.
+            first minus the others, where the first is read. max: the largest of the weighted numbers.
         weights: one for each reference; None = 1 each.
 
     Raises:
@@ -42,49 +42,65 @@ def mix(
     if method not in METHODS:
         raise ValueError(f"There is no method '{method}'; choose one of {', '.join(METHODS)}.")
     check_alike(references, "mix")
-    weights = [1.0] * len(references) if weights is None else list(weights)
+    weights = [1.0] * len(references) if weights is None else [float(weight) for weight in weights]
     _check_weights(weights, len(references), method)
-    if method == "join":
-        return _join(references, weights)
-    references = _same_grid(references, method)
-    tokens_MBND = torch.stack([reference.tokens.float() for reference in references])
-    covers_MBN1 = torch.stack([_coverage(reference) for reference in references])[..., None]
-    weights_M111 = torch.tensor(weights, device=tokens_MBND.device).reshape(-1, 1, 1, 1)
-    mixed_BND = COMBINE[method](tokens_MBND, weights_M111 * (covers_MBN1 if method in AVERAGES else covers_MBN1 > 0))
-    first = references[0]
-    coverage = None
-    if any(reference.coverage is not None for reference in references):
-        coverage = covers_MBN1[..., 0].amax(0)
-    return replace(first, tokens=mixed_BND.to(first.tokens.dtype), coverage=coverage)
+    about = {"mix": method, "weights": weights, "of": [dict(reference.about) for reference in references]}
+    used = [index for index, weight in enumerate(weights) if weight or (method == "subtract" and index == 0)]
+    references, weights = [references[index] for index in used], [weights[index] for index in used]
+    mixed = _join(references, weights) if method == "join" else _combine(references, weights, method)
+    return replace(mixed, about=about)
 
 
 def _check_weights(weights: list[float], count: int, method: str) -> None:
     if len(weights) != count:
         raise ValueError(f"There are {len(weights)} weights for {count} references; one for each is needed.")
-    if not all(math.isfinite(weight) for weight in weights):
-        raise ValueError(f"The weights are {weights}; finite numbers are needed.")
-    if method in ("join", *AVERAGES) and (min(weights) < 0 or max(weights) == 0):
-        raise ValueError(f"The weights for {method} are {weights}; numbers from 0 up, not all 0, are needed.")
+    if not all(math.isfinite(weight) for weight in weights) or not any(weights):
+        raise ValueError(f"The weights are {weights}; finite numbers, not all 0, are needed.")
+    if method in ("join", *AVERAGES) and min(weights) < 0:
+        raise ValueError(f"The weights for {method} are {weights}; numbers from 0 up are needed.")
 
 
 def _join(references: list[ReduxTokens], weights: list[float]) -> ReduxTokens:
-    used = [(reference, weight) for reference, weight in zip(references, weights, strict=True) if weight > 0]
     weighted = [
         replace(reference, parts=tuple(replace(part, weight=part.weight * weight) for part in reference.parts))
-        for reference, weight in used
+        for reference, weight in zip(references, weights, strict=True)
     ]
     return cat_tokens(weighted, lambda all_: tuple(part for reference in all_ for part in reference.parts))
 
 
-def _same_grid(references: list[ReduxTokens], method: str) -> list[ReduxTokens]:
-    grids = {reference.grids for reference in references}
-    if len(grids) == 1:
-        return references
-    if any(len(of_one) != 1 for of_one in grids):
-        raise ValueError(f"References with tiles or joined parts have no common grid for {method}; join them instead.")
-    rows = min(reference.grid[0] for reference in references)
-    columns = min(reference.grid[1] for reference in references)
-    return [reference.pool((rows, columns)) for reference in references]
+def _combine(references: list[ReduxTokens], weights: list[float], method: str) -> ReduxTokens:
+    """One token of the tokens at each place; computed in fp32 on the first reference's device."""
+    device = references[0].tokens.device
+    references = _same_parts([reference.to(device) for reference in references], method)
+    first = references[0]
+    tokens_MBND = torch.stack([reference.tokens.float() for reference in references])
+    covers_MBN1 = torch.stack([_coverage(reference) for reference in references])[..., None]
+    shares_MBN1 = covers_MBN1 if method in AVERAGES else (covers_MBN1 > 0).float()
+    weights_MBN1 = torch.tensor(weights, device=device).reshape(-1, 1, 1, 1) * shares_MBN1
+    mixed_BND = COMBINE[method](tokens_MBND, weights_MBN1)
+    coverage = first.coverage
+    if method != "subtract" and any(reference.coverage is not None for reference in references):
+        coverage = covers_MBN1[..., 0].amax(0)
+    return replace(
+        first, tokens=mixed_BND.to(first.tokens.dtype), coverage=coverage, encoder=common_encoder(references)
+    )
+
+
+def _same_parts(references: list[ReduxTokens], method: str) -> list[ReduxTokens]:
+    """The references on one grid."""
+    if len({reference.grids for reference in references}) > 1:
+        if any(len(reference.grids) > 1 for reference in references):
+            raise ValueError(
+                f"References with tiles or joined parts have no common grid for {method}; join them instead."
+            )
+        rows, columns = (min(reference.grid[axis] for reference in references) for axis in (0, 1))
+        references = [reference.pool((rows, columns)) for reference in references]
+    if len({reference.parts for reference in references}) > 1:
+        raise ValueError(
+            f"The references were joined with weights of their own, or are of different towers, which {method} cannot "
+            "keep; mix first and join afterwards."
+        )
+    return references
 
 
 def _coverage(reference: ReduxTokens) -> Tensor:
@@ -125,8 +141,18 @@ def _slerp_two(a_BND: Tensor, b_BND: Tensor, t_BN1: Tensor) -> Tensor:
     return (share_a * unit_a + share_b * unit_b) * torch.lerp(length_a, length_b, t_BN1)
 
 
+def _add(tokens_MBND: Tensor, weights_MBN1: Tensor) -> Tensor:
+    return (tokens_MBND * weights_MBN1).sum(0)
+
+
 def _subtract(tokens_MBND: Tensor, weights_MBN1: Tensor) -> Tensor:
-    return 2 * tokens_MBND[0] * weights_MBN1[0] - (tokens_MBND * weights_MBN1).sum(0)
+    return tokens_MBND[0] * weights_MBN1[0] - _add(tokens_MBND[1:], weights_MBN1[1:])
+
+
+def _max(tokens_MBND: Tensor, weights_MBN1: Tensor) -> Tensor:
+    """Of the tokens that are read; 0 where none is."""
+    weighted_MBND = torch.where(weights_MBN1 == 0, -torch.inf, tokens_MBND * weights_MBN1)
+    return torch.where((weights_MBN1 == 0).all(0), 0, weighted_MBND.amax(0))
 
 
 AVERAGES = ("average", "norm average", "slerp")
@@ -134,8 +160,8 @@ COMBINE: dict[str, Combine] = {
     "average": _average,
     "norm average": _norm_average,
     "slerp": _slerp,
-    "add": lambda tokens_MBND, weights_MBN1: (tokens_MBND * weights_MBN1).sum(0),
+    "add": _add,
     "subtract": _subtract,
-    "max": lambda tokens_MBND, weights_MBN1: (tokens_MBND * weights_MBN1).amax(0),
+    "max": _max,
 }
 METHODS = ("join", *COMBINE)

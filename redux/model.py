@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ class ReduxModel(nn.Module):
                 also numpy arrays, Pillow pictures, and lists of such of different sizes (`pictures.read_pictures`).
             fit: how a picture meets the tower's square: "stretch", "crop", "pad", "native" or "tiles" (`image.FITS`).
             mask: [B or 1, Y, X], 1 where the reference is read.
-            margin: crop to what the mask or alpha covers, with this share of its longer side around it; None = do not.
+            margin: crop each picture to what its mask or alpha covers, with this share of the longer side around it;
+                None = do not.
             token_budget: pool until a picture has at most so many tokens; None = keep all.
             options: of the fit: `position` for "crop", `tiles` for "tiles".
 
@@ -128,6 +130,7 @@ class ReduxModel(nn.Module):
             TypeError, ValueError: one sentence that says what was found and what is needed.
         """
         tokens = self.encode_views(self.views(images, fit=fit, mask=mask, margin=margin, **options))
+        tokens = replace(tokens, about={"fit": fit, **options})
         return tokens if token_budget is None else tokens.pool_to(token_budget)
 
     @torch.no_grad()
@@ -149,9 +152,9 @@ class ReduxModel(nn.Module):
             raise ValueError(f"There is no fit '{fit}'; choose one of {', '.join(FITS)}.")
         device = torch.device(device or next(self.parameters()).device)
         fitted = []
-        for picture in read_pictures(images, mask, device, whole=margin is not None):
-            cut = picture if margin is None else crop_to_cover(picture, margin)
-            fitted.append(FITS[fit](cut, self.config, **options))
+        for picture in read_pictures(images, mask, device):
+            cuts = [picture] if margin is None else crop_to_cover(picture, margin)
+            fitted += [FITS[fit](cut, self.config, **options) for cut in cuts]
         views = [cat_pictures(same) for same in zip(*fitted, strict=True)]
         _refuse_empty(views)
         return views

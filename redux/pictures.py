@@ -23,16 +23,13 @@ MAX_MEAN = 2.0  # floats that are brighter on average are not in 0..1 but, most 
 PIECE = 2**22  # source pixels that are prepared at a time, about 150 MB of GPU memory
 
 
-def read_pictures(
-    images: Pictures, mask: Pictures | None, device: torch.device, *, whole: bool = False
-) -> Iterator[Picture]:
+def read_pictures(images: Pictures, mask: Pictures | None, device: torch.device) -> Iterator[Picture]:
     """One batch, or a list of pictures that may differ in size, checked and separated into colours and coverage.
 
     Args:
         images: as `as_batch` takes them, or a list of such.
         mask: one for all pictures, or as many as there are pictures; or a list with one for each item of `images`.
         device: the work is done there if it is a CUDA device, since that is faster; otherwise where the pictures are.
-        whole: give each batch in one piece; otherwise a large one comes in several.
 
     Raises:
         TypeError, ValueError: one sentence that says what was found and what is needed.
@@ -43,7 +40,7 @@ def read_pictures(
     batches = [as_batch(item) for item in items]
     masks = _share_masks(mask, [len(batch) for batch in batches])
     for batch, batch_mask in zip(batches, masks, strict=True):
-        for piece, piece_mask in [(batch, batch_mask)] if whole else _pieces(batch, batch_mask):
+        for piece, piece_mask in _pieces(batch, batch_mask):
             yield read_picture(piece.to(device) if device.type == "cuda" else piece, piece_mask)
 
 

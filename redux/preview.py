@@ -1,6 +1,6 @@
 """The reference as the tower sees it: crop, padding, mask, tiles, and which tokens are kept.
 
-Shapes: B pictures, S x T pixels of a view, Y x X of the drawing.
+Shapes: B pictures, C channels, S x T pixels of a view, Y x X of the drawing, N = r * c tokens.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from .image import View
+from .tokens import Grid, ReduxTokens
 
 GAP = 8
 DIMMED = 0.25
@@ -17,13 +18,23 @@ LINE = 0.12
 DROPPED_COLOUR = (0.85, 0.20, 0.30)
 
 
-def draw_views(views: list[View], picture: int = 0, columns: int | None = None) -> Tensor:
-    """One picture's views side by side, [Y, X, 3] in 0..1; `columns` of tiles, a square number of them by default.
+def draw_views(views: list[View], tokens: ReduxTokens, picture: int = 0, columns: int | None = None) -> Tensor:
+    """One picture's views side by side, [Y, X, 3] in 0..1.
 
-    Patches that are read are clear with a faint grid of tokens; dropped ones are dim and red. Of tiles, the whole
-    picture stands left and the tiles right of it, in their places.
+    What is read is clear, under a faint grid of tokens; what is not is dim and red. Of tiles, the whole picture stands
+    left and the tiles right of it, in their places.
+
+    Args:
+        views: what `ReduxModel.views` gave.
+        tokens: what was made of them, pooled or not; its grids are drawn.
+        picture: which one of the batch.
+        columns: of tiles; as many as rows by default.
     """
-    drawn = [_draw(view, picture) for view in views]
+    covers = [None if tokens.coverage is None else cover_BN[picture] for _, cover_BN, _ in tokens.views()]
+    drawn = [
+        _draw(view.pixels_BCST[picture], cover_N, grid)
+        for view, cover_N, grid in zip(views, covers, tokens.grids, strict=True)
+    ]
     whole, tiles = drawn[0], drawn[1:]
     if not tiles:
         return whole
@@ -34,26 +45,27 @@ def draw_views(views: list[View], picture: int = 0, columns: int | None = None) 
     return _stack([_resize(whole, height), _resize(wall, height)], axis=1)
 
 
-def _draw(view: View, picture: int) -> Tensor:
-    rows, columns = view.grid
-    pixels_CST = view.pixels_BCST[picture].float().cpu()
-    height, width = pixels_CST.shape[-2] // rows * rows, pixels_CST.shape[-1] // columns * columns
-    patch_y, patch_x = pixels_CST.shape[-2] // rows, pixels_CST.shape[-1] // columns
-    image_CYX = (pixels_CST[:, : rows * patch_y, : columns * patch_x] + 1) / 2
-    if view.coverage_BN is not None:
-        cover_1yx = view.coverage_BN[picture].float().cpu().reshape(1, rows, columns)
-        cover_1YX = cover_1yx.repeat_interleave(patch_y, 1).repeat_interleave(patch_x, 2)
+def _draw(pixels_CST: Tensor, cover_N: Tensor | None, grid: Grid) -> Tensor:
+    image_CYX = (pixels_CST.float().cpu() + 1) / 2
+    edges = [torch.arange(cells) * side // cells for cells, side in zip(grid, image_CYX.shape[1:], strict=True)]
+    if cover_N is not None:
+        cover_1rc = cover_N.float().cpu().reshape(1, *grid)
+        cover_1YX = interpolate(cover_1rc[None], size=image_CYX.shape[1:], mode="nearest-exact")[0]
         red_C11 = torch.tensor(DROPPED_COLOUR)[:, None, None]
-        hidden = image_CYX * DIMMED + red_C11 * (0.5 - DIMMED)
-        image_CYX = torch.lerp(hidden, image_CYX, cover_1YX)
-    image_CYX[:, ::patch_y] = torch.lerp(image_CYX[:, ::patch_y], torch.ones(()), LINE)
-    image_CYX[:, :, ::patch_x] = torch.lerp(image_CYX[:, :, ::patch_x], torch.ones(()), LINE)
-    return image_CYX[:, :height, :width].movedim(0, -1)
+        image_CYX = torch.lerp(image_CYX * DIMMED + red_C11 * (0.5 - DIMMED), image_CYX, cover_1YX)
+    lines_YX = torch.zeros(image_CYX.shape[1:])
+    lines_YX[edges[0]] = LINE
+    lines_YX[:, edges[1]] = LINE
+    return torch.lerp(image_CYX, torch.ones(()), lines_YX).clamp(0, 1).movedim(0, -1)
 
 
 def _resize(image_YXC: Tensor, height: int) -> Tensor:
-    width = round(image_YXC.shape[1] * height / image_YXC.shape[0])
-    return interpolate(image_YXC.movedim(-1, 0)[None], size=(height, width), mode="area")[0].movedim(0, -1)
+    if len(image_YXC) == height:
+        return image_YXC
+    size = height, round(image_YXC.shape[1] * height / image_YXC.shape[0])
+    image_1CYX = image_YXC.movedim(-1, 0)[None]
+    resized = interpolate(image_1CYX, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return resized[0].movedim(0, -1)
 
 
 def _stack(images: list[Tensor], axis: int) -> Tensor:

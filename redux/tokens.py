@@ -5,10 +5,11 @@ Shapes: B pictures, N tokens, D text width, R x C grid; r x c pooled grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite, prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +25,21 @@ class Part:
         grids: rows and columns of each view, in the order of the tokens.
         full_count: tokens of a whole reference at full resolution (729 for SigLIP so400m patch14-384); `normalize`
             lets the part count as much as so many.
-        weight: factor of the strength, set where references are joined.
+        weight: factor of the strength, above 0, set where references are joined.
     """
 
     grids: tuple[Grid, ...]
     full_count: int
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.grids or min(self.full_count, *(side for grid in self.grids for side in grid)) < 1:
+            raise ValueError(
+                f"A reference has the grids {self.grids} and {self.full_count} tokens when whole; at least one grid, "
+                "and numbers from 1 up, are needed."
+            )
+        if not (self.weight > 0 and isfinite(self.weight)):
+            raise ValueError(f"A reference has the weight {self.weight:g}; a number above 0 is needed.")
 
     @property
     def length(self) -> int:
@@ -44,13 +54,15 @@ class ReduxTokens:
         tokens: [B, N, D], one row of tokens a picture.
         parts: what the tokens are, in order; their lengths sum to N.
         coverage: [B, N] in 0..1, how much of a token's patch is to be read, 0 where the token is dropped; None = all.
-        encoder: names the weights that made the tokens; tokens of different encoders do not mix.
+        encoder: names the weights that made the tokens; tokens of different encoders do not mix. "" = unknown.
+        about: where the tokens come from, JSON values (fit, size of the picture, ...); read by people only.
     """
 
     tokens: Tensor
     parts: tuple[Part, ...]
     coverage: Tensor | None = None
     encoder: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or self.tokens.shape[1] != sum(part.length for part in self.parts):
@@ -123,20 +135,10 @@ class ReduxTokens:
         rows, columns = grid
         if rows < 1 or columns < 1:
             raise ValueError(f"A reference cannot be pooled to {rows} x {columns} tokens; 1 x 1 is the least.")
-        tokens, covers = [], []
-        for view, cover_BN, (height, width) in self._views():
-            small = min(rows, height), min(columns, width)
-            pooled, pooled_cover = _pool_view(view, cover_BN, (height, width), small)
-            tokens.append(pooled)
-            covers.append(pooled_cover)
-        parts = tuple(
-            replace(part, grids=tuple((min(rows, h), min(columns, w)) for h, w in part.grids)) for part in self.parts
-        )
-        coverage = None if self.coverage is None else torch.cat(covers, dim=1)
-        return replace(self, tokens=torch.cat(tokens, dim=1), parts=parts, coverage=coverage)
+        return self._pool(lambda grid: (min(rows, grid[0]), min(columns, grid[1])))
 
     def pool_to(self, budget: int) -> ReduxTokens:
-        """Pool every view to the largest square grid with which a picture has at most `budget` tokens.
+        """Pool until a picture has at most `budget` tokens: every view to the same longest side, its aspect kept.
 
         Raises:
             ValueError: fewer tokens than views.
@@ -144,11 +146,19 @@ class ReduxTokens:
         if budget < len(self.grids):
             raise ValueError(f"A budget of {budget} tokens is too small for {len(self.grids)} views of the picture.")
         side = max(max(grid) for grid in self.grids)
-        while sum(min(side, rows) * min(side, columns) for rows, columns in self.grids) > budget:
+        while sum(prod(_within(grid, side)) for grid in self.grids) > budget:
             side -= 1
-        return self.pool((side, side))
+        return self._pool(lambda grid: _within(grid, side))
 
-    def _views(self) -> list[tuple[Tensor, Tensor, Grid]]:
+    def _pool(self, shrink: Callable[[Grid], Grid]) -> ReduxTokens:
+        pooled = [_pool_view(view_BND, cover_BN, grid, shrink(grid)) for view_BND, cover_BN, grid in self.views()]
+        tokens = torch.cat([view_BND for view_BND, _ in pooled], dim=1)
+        coverage = None if self.coverage is None else torch.cat([cover_BN for _, cover_BN in pooled], dim=1)
+        parts = tuple(replace(part, grids=tuple(map(shrink, part.grids))) for part in self.parts)
+        return replace(self, tokens=tokens, parts=parts, coverage=coverage)
+
+    def views(self) -> list[tuple[Tensor, Tensor, Grid]]:
+        """Tokens [B, n, D], coverage [B, n] and grid of each view."""
         lengths = [rows * columns for rows, columns in self.grids]
         cover_BN = self.tokens.new_ones(self.tokens.shape[:2], dtype=torch.float32)
         cover_BN = cover_BN if self.coverage is None else self.coverage
@@ -177,21 +187,29 @@ def _pool_view(tokens_BND: Tensor, cover_BN: Tensor, grid: Grid, small: Grid) ->
     across_cC = overlap(grid[1], small[1], tokens_BND.device)
 
     def average(values_BNX: Tensor) -> Tensor:
-        values_BRCX = values_BNX.float().unflatten(1, grid)
+        values_BRCX = values_BNX.unflatten(1, grid)
         return torch.einsum("rR,cC,bRCx->brcx", down_rR, across_cC, values_BRCX).flatten(1, 2)
 
     pooled_cover = average(cover_BN[..., None])
-    pooled = average(tokens_BND * cover_BN[..., None].to(tokens_BND.dtype)) / pooled_cover.clamp(min=1e-12)
-    return pooled.to(tokens_BND.dtype), pooled_cover[..., 0]
+    pooled = average(tokens_BND.float() * cover_BN[..., None]) / pooled_cover.clamp(min=1e-12)
+    return pooled.to(tokens_BND.dtype), pooled_cover[..., 0].clamp(max=1)  # sums exceed it by the last bit
+
+
+def _within(grid: Grid, side: int) -> Grid:
+    """A grid of the same aspect whose longer side is at most `side`."""
+    longest = max(side, *grid)
+    return max(1, round(grid[0] * side / longest)), max(1, round(grid[1] * side / longest))
 
 
 def overlap(length: int, small: int, device: torch.device | str | None = None) -> Tensor:
-    """[small, length]: which share of each of `small` equal intervals is covered by each of `length` equal ones."""
-    edges_s = torch.arange(small + 1, dtype=torch.float64) * (length / small)
-    edges_L = torch.arange(length + 1, dtype=torch.float64)
+    """[small, length]: which share of each of `small` equal intervals is covered by each of `length` equal ones.
+
+    Counted in whole steps of 1 / (small * length), so that intervals that only touch share exactly nothing.
+    """
+    edges_s, edges_L = torch.arange(small + 1) * length, torch.arange(length + 1) * small
     right = torch.minimum(edges_s[1:, None], edges_L[None, 1:])
     left = torch.maximum(edges_s[:-1, None], edges_L[None, :-1])
-    return ((right - left).clamp(min=0) * (small / length)).to(device, torch.float32)
+    return ((right - left).clamp(min=0) / length).to(device, torch.float32)
 
 
 def check_alike(references: Sequence[ReduxTokens], doing: str) -> None:
@@ -205,19 +223,27 @@ def check_alike(references: Sequence[ReduxTokens], doing: str) -> None:
                 f"References of {first.num_pictures} and {other.num_pictures} pictures, widths {first.width} and "
                 f"{other.width}, are there to {doing}; both numbers must be equal."
             )
-        if first.encoder and other.encoder and other.encoder != first.encoder:
-            raise ValueError(
-                f"References of two encoders ({first.encoder}, {other.encoder}) are there to {doing}; one is needed."
-            )
+    encoders = list(dict.fromkeys(reference.encoder for reference in references if reference.encoder))
+    if len(encoders) > 1:
+        raise ValueError(
+            f"References of two encoders ({encoders[0]}, {encoders[1]}) are there to {doing}; one is needed."
+        )
 
 
 def cat_tokens(
     references: Sequence[ReduxTokens], merge: Callable[[Sequence[ReduxTokens]], tuple[Part, ...]]
 ) -> ReduxTokens:
-    """References one after the other in the sequence, `merge` says as which parts."""
+    """References one after the other in the sequence, `merge` says as which parts; device and dtype of the first."""
     first = references[0]
+    references = [reference.to(first.tokens.device, first.tokens.dtype) for reference in references]
     coverage = None
     if any(reference.coverage is not None for reference in references):
-        coverage = torch.cat([cover_BN for reference in references for _, cover_BN, _ in reference._views()], dim=1)
-    tokens = torch.cat([reference.tokens.to(first.tokens) for reference in references], dim=1)
-    return ReduxTokens(tokens, merge(references), coverage, first.encoder)
+        coverage = torch.cat([cover_BN for reference in references for _, cover_BN, _ in reference.views()], dim=1)
+    tokens = torch.cat([reference.tokens for reference in references], dim=1)
+    return ReduxTokens(tokens, merge(references), coverage, common_encoder(references))
+
+
+def common_encoder(references: Sequence[ReduxTokens]) -> str:
+    """The name of the encoder that made all of them; "" where that is not known of each."""
+    names = {reference.encoder for reference in references}
+    return names.pop() if len(names) == 1 else ""

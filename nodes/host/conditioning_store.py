@@ -8,6 +8,7 @@ can say (ControlNets, hooks, models) is refused by name: a conditioning is saved
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ import torch
 
 from ...redux.control import Piece, Reference
 from ...redux.files import open_files
-from ...redux.identify import identify
 from ...redux.schedule import BlockWeights, Schedule
-from ...redux.store import write_new
+from ...redux.store import read_facts, write_new
 from .conditioning import Conditioning, add_mark, find_mark, without_mark
 
 METADATA_KEY = "redux.conditioning"
 VERSION = 1
 TENSOR = "tensor"  # {"tensor": name} in the JSON stands for a tensor of the file
+
+Read = Callable[[str], torch.Tensor]
 
 
 def save_conditioning(conditioning: Conditioning, path: str | Path) -> None:
@@ -51,33 +53,29 @@ def load_conditioning(path: str | Path) -> Conditioning:
         FileNotFoundError, ValueError: one sentence that says what the file is and what is needed.
     """
     files = open_files(path)
+    facts = read_facts(files, METADATA_KEY, VERSION, "a file of Save Conditioning")
     try:
-        facts = json.loads(files.metadata[METADATA_KEY])
-        version, entries = facts["version"], facts["entries"]
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise ValueError(
-            f"{files.path.name} is {identify(files.shapes)}; a file of Save Conditioning is needed."
-        ) from None
-    if version != VERSION:
-        raise ValueError(f"{files.path.name} has format version {version}; this pack reads version {VERSION}.")
-    with files.reader() as reader:
-        conditioning = []
-        for packed in entries:
-            entry = _unpack(packed, lambda name: reader.read(name).clone())
-            options = add_mark(entry["options"], [_unpack_reference(values) for values in entry["references"]])
-            conditioning.append([entry["cond"], options])
-    return conditioning
+        with files.reader() as reader:
+            return [_unpack_entry(packed, lambda name: reader.read(name).clone()) for packed in facts["entries"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{files.path.name} is damaged ({reason}); save the conditioning again.") from error
+
+
+def _unpack_entry(packed: dict[str, Any], read: Read) -> list[Any]:
+    entry = _unpack(packed, read)
+    return [entry["cond"], add_mark(entry["options"], [_unpack_reference(values) for values in entry["references"]])]
 
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     """A JSON value that stands for `value`; tensors are collected by name."""
     if isinstance(value, torch.Tensor):
-        tensors[name] = value.detach().cpu().contiguous()
+        tensors[name] = value
         return {TENSOR: name}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: _pack(item, f"{name}.{key}", tensors) for key, item in value.items()}}
     if isinstance(value, (list, tuple)):
-        kind = type(value).__name__
+        kind = "list" if isinstance(value, list) else "tuple"  # torch.Size is a tuple, too
         return {kind: [_pack(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
@@ -86,7 +84,7 @@ def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     )
 
 
-def _unpack(packed: dict[str, Any], read: Any) -> Any:
+def _unpack(packed: dict[str, Any], read: Read) -> Any:
     ((kind, value),) = packed.items()
     if kind == TENSOR:
         return read(value)

@@ -95,28 +95,39 @@ def project_clip_vision(style_model: Any, clip_vision_output: Any) -> ReduxToken
         ValueError: the style model is not Redux, or the vision tower is not SigLIP.
     """
     state_dict = style_model.model.state_dict()
+    hidden_BNV = clip_vision_output["last_hidden_state"]
+    side = _check_clip_vision(state_dict, hidden_BNV)
+    patcher = _load_projector(state_dict)
+    memory.load_models_gpu([patcher])
+    dtype = compute_dtype(patcher.load_device)
+    rows = []
+    for chunk_BNV in hidden_BNV.split(CHUNK):
+        memory.throw_exception_if_processing_interrupted()
+        rows.append(patcher.model(chunk_BNV.to(patcher.load_device, dtype)))
+    tokens = ReduxTokens(torch.cat(rows), (Part(((side, side),), side * side),), about={"fit": "CLIP Vision Encode"})
+    return tokens.to(memory.intermediate_device(), memory.intermediate_dtype())
+
+
+def _check_clip_vision(state_dict: dict[str, torch.Tensor], hidden_BNV: torch.Tensor) -> int:
+    """The side of the square of tokens."""
     if "redux_up.weight" not in state_dict:
         raise ValueError("The style model is not a Redux projector; load flux1-redux-dev.safetensors.")
-    hidden_BNV = clip_vision_output["last_hidden_state"]
+    width = state_dict["redux_up.weight"].shape[1]
     side = math.isqrt(hidden_BNV.shape[1])
-    hidden_features, in_features = state_dict["redux_up.weight"].shape
-    if hidden_BNV.shape[-1] != in_features or side * side != hidden_BNV.shape[1]:
+    if hidden_BNV.shape[-1] != width or side * side != hidden_BNV.shape[1]:
         raise ValueError(
             f"CLIP Vision gave {hidden_BNV.shape[1]} tokens of width {hidden_BNV.shape[-1]}; the projector reads a "
-            f"square of tokens of width {in_features}, as sigclip_vision_patch14_384.safetensors gives."
+            f"square of tokens of width {width}, as sigclip_vision_patch14_384.safetensors gives."
         )
-    config = ReduxConfig(
-        in_features=in_features,
-        hidden_features=hidden_features,
-        out_features=state_dict["redux_down.weight"].shape[0],
-    )
+    return side
+
+
+def _load_projector(state_dict: dict[str, torch.Tensor]) -> comfy.model_patcher.ModelPatcher:
+    up, down = state_dict["redux_up.weight"], state_dict["redux_down.weight"]
+    config = ReduxConfig(in_features=up.shape[1], hidden_features=up.shape[0], out_features=down.shape[0])
     load_device, offload_device = memory.text_encoder_device(), memory.text_encoder_offload_device()
-    dtype = state_dict["redux_up.weight"].dtype
-    model = ReduxProjector(config, operations=comfy.ops.manual_cast, device=offload_device, dtype=dtype)
+    model = ReduxProjector(config, operations=comfy.ops.manual_cast, device=offload_device, dtype=up.dtype)
     patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=load_device, offload_device=offload_device)
     memory.archive_model_dtypes(model)
     model.load_state_dict(state_dict, assign=patcher.is_dynamic())
-    memory.load_models_gpu([patcher])
-    tokens_BND = model(hidden_BNV.to(load_device, compute_dtype(load_device)))
-    tokens = ReduxTokens(tokens_BND, (Part(((side, side),), side * side),))
-    return tokens.to(memory.intermediate_device(), memory.intermediate_dtype())
+    return patcher

@@ -33,7 +33,7 @@ def empty_latent(width: int, height: int, batch_size: int) -> dict[str, Any]:
     return {"samples": samples_BCHW, "downscale_ratio_spacial": 8}
 
 
-def output_target(prefix: str, width: int, height: int) -> Target:
+def output_target(prefix: str, width: int = 0, height: int = 0) -> Target:
     """Folder and number for `prefix`, counted as ComfyUI's own Save Image does.
 
     Raises:
