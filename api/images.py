@@ -19,6 +19,7 @@ from .errors import ApiError
 from .fetch import fetch
 from .settings import Settings
 
+MIN_SIDE = 4
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 # What Pillow's decoders are known to raise on damaged files; anything else is a fault of ours and is to be seen.
@@ -59,13 +60,15 @@ def to_png(content: bytes, field: str, max_megapixels: float) -> bytes:
     """A picture of any known format as PNG. It is decoded to its last row; its size is looked at before that.
 
     Raises:
-        ApiError: 400 with the field's name: no picture, a damaged one, or one of too many pixels.
+        ApiError: 400 with the field's name: no picture, a damaged one, or one of too many or too few pixels.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            size = f"{picture.width} x {picture.height}"
             if picture.width * picture.height > max_megapixels * 1e6:
-                size = f"{picture.width} x {picture.height}"
                 raise ApiError(400, f"{field} has {size} pixels; {max_megapixels:g} million are the most.", field)
+            if min(picture.size) < MIN_SIDE:
+                raise ApiError(400, f"{field} has {size} pixels; {MIN_SIDE} a side are the least.", field)
             picture.load()
             upright = ImageOps.exif_transpose(picture)
             plain = _to_rgb(upright)

@@ -1,0 +1,75 @@
+"""Fifty requests at once: none is lost, none gets another's pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from caller import REPLICATE, V3, Api, base64_of, load, png, prediction, wave
+from PIL import Image
+
+COUNT = 50
+
+
+def sent(index: int) -> tuple[str, dict[str, Any]]:
+    """A request that no other is equal to: seed, prompt, reference, size and vendor."""
+    reference = base64_of(png(color=(5 * index, 255 - 5 * index, 40)))
+    own = {"seed": 1000 + index, "prompt": f"cat {index}"}
+    if index % 2:
+        return REPLICATE, prediction(redux_image=reference, output_format="png", aspect_ratio="9:21", **own)
+    return V3, wave(image=reference, output_format="png", size=f"{256 + 16 * (index % 3)}*256", **own)
+
+
+def embedded(content: bytes) -> dict[str, Any]:
+    """The workflow that made a picture, from the picture itself."""
+    return dict(json.loads(Image.open(io.BytesIO(content)).text["prompt"]))
+
+
+def test_fifty_at_once(api: Api) -> None:
+    requests = [sent(index) for index in range(COUNT)]
+    with ThreadPoolExecutor(COUNT) as pool:
+        answers = list(pool.map(lambda request: api.post(*request), requests))
+    assert [answer.status for answer in answers] == [201 if index % 2 else 200 for index in range(COUNT)]
+    jobs = [answer.json.get("data", answer.json) for answer in answers]
+    assert len({job["id"] for job in jobs}) == COUNT
+    done = [api.finish(job["urls"]["get"], 300) for job in jobs]
+
+    assert {job["status"] for job in done} == {"completed", "succeeded"}
+    references, contents = set(), set()
+    for index, job in enumerate(done):
+        (link,) = job["outputs"] if "outputs" in job else job["output"]
+        content = api.get(link).body
+        graph, (_, body) = embedded(content), requests[index]
+        body = body.get("input", body)
+        assert graph["noise"]["inputs"]["noise_seed"] == body["seed"]
+        assert graph["prompt"]["inputs"]["text"] == body["prompt"]
+        size = (320, 768) if index % 2 else tuple(map(int, body["size"].split("*")))
+        assert Image.open(io.BytesIO(content)).size == size
+        references.add(graph["reference"]["inputs"]["image"])
+        contents.add(content)
+    assert len(references) == len(contents) == COUNT
+
+
+def test_references_are_removed_when_nobody_needs_them(api: Api, server: Any) -> None:
+    done = api.post(V3, wave(enable_sync_mode=True)).json["data"]
+    assert done["status"] == "completed"
+    assert not list((server.folder / "input" / "redux-api").iterdir())
+
+
+def test_the_store_over_a_restart(tmp_path: Any) -> None:
+    jobs = load("jobs")
+    store = jobs.JobStore(tmp_path / "jobs.sqlite")
+    order = jobs.Order("x.png", 16, 16, 1, 1, 1.0, 1)
+    for index in range(3):
+        store.put(jobs.Job(f"{index:032x}", "wavespeed", order, {}))
+    assert len(store.live) == 3
+    first = store.update(store.live[f"{0:032x}"], status="completed", finished=time.time())
+    assert len(store.live) == 2
+    assert store.update(first, status="failed").status == "completed"  # what is done stays done
+    again = jobs.JobStore(tmp_path / "jobs.sqlite")
+    assert set(again.live) == {f"{1:032x}", f"{2:032x}"} and again.get(first.id) == first
+    assert [job.id for job in again.pop_old(time.time() + 1)] == [first.id]
+    assert again.get(first.id) is None

@@ -1,0 +1,108 @@
+"""A server that is killed in the middle and started again, keys, a full queue, and missing models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caller import REPLICATE, V3, Api, make_server, prediction, wave
+
+
+@pytest.fixture
+def keyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDUX_API_KEYS", "first-key, second-key")
+
+
+def test_killed_in_the_middle(tmp_path: Path, keyed: None) -> None:
+    """Each job ends, results of before are still there, and a full queue refuses more."""
+    server = make_server(tmp_path, max_queue=6)
+    server.start()
+    try:
+        api = Api(server.url, {"Authorization": "Bearer second-key"})
+        _check_keys(server.url)
+        before, old = (api.post(V3, wave(enable_sync_mode=True)).json["data"] for _ in range(2))
+        picture = api.get(before["outputs"][0]).body
+        running = api.post(V3, wave(num_inference_steps=50, size="512*512", seed=1)).json["data"]
+        waiting = [api.post(V3, wave(seed=seed)).json["data"] for seed in range(4)]
+        waiting.append(api.post(REPLICATE, prediction()).json)
+        full = api.post(V3, wave())
+        assert full.status == 429 and full.json["code"] == 429
+        while api.get(running["urls"]["get"]).json["data"]["status"] == "created":
+            time.sleep(0.05)
+        assert server.process is not None
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        server.stop()
+        # One job was in a server that ended before: it may be what ends them. Another was done more than a day ago.
+        _edit(tmp_path, waiting[0]["id"], attempts=2)
+        _edit(tmp_path, old["id"], finished=time.time() - 86500)
+        assert list((tmp_path / "output" / "redux-api").glob(f"{old['id']}_*"))
+
+        server.start()
+        api = Api(server.url, {"Authorization": "Bearer first-key"})
+        assert api.get(f"/api/v3/predictions/{before['id']}/result").json["data"]["status"] == "completed"
+        assert api.get(f"/redux-api/outputs/{before['id']}/0.jpg").body == picture
+        given_up = api.finish(f"/api/v3/predictions/{waiting[0]['id']}/result")
+        assert given_up["status"] == "failed" and "ended each time" in given_up["error"]
+        for job in [running, *waiting[1:4]]:
+            done = api.finish(f"/api/v3/predictions/{job['id']}/result")
+            assert done["status"] == "completed" and len(done["outputs"]) == 1
+            assert api.picture(done["outputs"][0]).size == ((512, 512) if job is running else (256, 256))
+        assert api.finish(f"/v1/predictions/{waiting[4]['id']}")["status"] == "succeeded"
+        assert not list((tmp_path / "input" / "redux-api").iterdir())
+        assert api.get(f"/api/v3/predictions/{old['id']}/result").status == 404
+        assert api.get(f"/redux-api/outputs/{old['id']}/0.jpg").status == 404
+        assert not list((tmp_path / "output" / "redux-api").glob(f"{old['id']}_*"))
+    finally:
+        server.stop()
+
+
+def _check_keys(url: str) -> None:
+    """401 without a key, with a wrong one, and with one in another scheme; links to pictures need none."""
+    good = {"Authorization": "Bearer first-key"}, {"Authorization": "Token first-key"}
+    bad = {}, {"Authorization": "Bearer "}, {"Authorization": "Bearer first-ke"}, {"Authorization": "Basic first-key"}
+    paths = ("POST", V3), ("POST", REPLICATE), ("GET", f"/v1/predictions/{'0' * 32}")
+    for method, path in paths:
+        for headers in bad:
+            answer = Api(url).request(method, path, {} if method == "POST" else None, headers)
+            assert answer.status == 401 and answer.headers["WWW-Authenticate"] == "Bearer", headers
+        for headers in good:
+            assert Api(url).request(method, path, {} if method == "POST" else None, headers).status in (400, 404)
+    assert Api(url).get("/redux-api/openapi.json").status == 200
+
+
+def _edit(folder: Path, id: str, **changes: Any) -> None:
+    """Change a job in the database of a server that does not run."""
+    with sqlite3.connect(folder / "user" / "redux-api.sqlite") as database:
+        (content,) = database.execute("SELECT content FROM jobs WHERE id = ?", (id,)).fetchone()
+        job = {**json.loads(content), **changes}
+        values = json.dumps(job), job["finished"], id
+        database.execute("UPDATE jobs SET content = ?, finished = ? WHERE id = ?", values)
+
+
+def test_missing_models_and_cfg(tmp_path: Path) -> None:
+    """With other settings: a model that is not there is 503 and is named; classifier-free guidance runs."""
+    server = make_server(tmp_path)
+    path = tmp_path / "user" / "redux-api.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["models"]["guidance"] = "cfg"
+    path.write_text(json.dumps(config), "utf-8")
+    (tmp_path / "models" / "vae" / config["models"]["vae"]).rename(tmp_path / "kept")
+    with server:
+        api = Api(server.url)
+        refused = api.post(V3, wave())
+        assert refused.status == 503 and config["models"]["vae"] in refused.json["message"]
+        assert not list((tmp_path / "input" / "redux-api").iterdir())
+        (tmp_path / "kept").rename(tmp_path / "models" / "vae" / config["models"]["vae"])
+        pictures = []
+        for guidance in (1, 4):
+            done = api.post(V3, wave(guidance_scale=guidance, seed=1, enable_sync_mode=True)).json["data"]
+            assert done["status"] == "completed"
+            pictures.append(api.picture(done["outputs"][0]).tobytes())
+        assert pictures[0] != pictures[1]
