@@ -65,21 +65,22 @@ def test_a_region_and_a_picture_for_each_image(scene: Any) -> None:
 
 
 @pytest.mark.parametrize("coverage", [None, ragged()])
-def test_prompt_and_zeroed_prompt_in_one_call(scene: Any, coverage: Any) -> None:
+@pytest.mark.parametrize("batch", [3, 2])
+def test_prompt_and_zeroed_prompt_in_one_call(scene: Any, coverage: Any, batch: int) -> None:
     """ComfyUI joins both where it can: images repeat within the batch, and so must pictures and regions."""
     tokens = scene.tokens(pictures=3, coverage=coverage)
     masks = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(2))
     positive = scene.apply(scene.text, tokens, batch="per image", region=masks, strength=0.7)
     negative = scene.comfy.nodes.ConditioningZeroOut().zero_out(positive)[0]
     model, calls = count_calls(scene.flux)
-    latent = noise_batch(scene, 3)
+    latent = noise_batch(scene, batch)
     joined = scene.sample(positive, model, negative=negative, cfg=3.0, latent=latent)
-    assert [call["batch"] for call in calls] == [6, 6]
+    assert [call["batch"] for call in calls] == [2 * batch] * 2
     rebuilt = scene.apply(scene.text, tokens, batch="per image", region=masks, strength=0.7)
     apart = scene.comfy.nodes.ConditioningZeroOut().zero_out(rebuilt)[0]
     calls.clear()
     assert relative(joined, scene.sample(positive, model, negative=apart, cfg=3.0, latent=latent)) < 1e-5
-    assert [call["batch"] for call in calls] == [3, 3, 3, 3]
+    assert [call["batch"] for call in calls] == [batch] * 4
 
 
 def test_batches_that_do_not_fit_are_refused(scene: Any) -> None:

@@ -1,0 +1,54 @@
+"""An influence map that is added to a finished graph."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tools import workflow
+from tools.client import Client, Progress
+
+REGIONS = Path(__file__).resolve().parents[2] / "workflows" / "api" / "two_references_in_two_regions.json"
+
+Small = Callable[..., workflow.Workflow]
+
+
+def pixels(client: Client, image: dict[str, str]) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(client.fetch(image))).convert("RGB"), dtype=np.float32) / 255
+
+
+def test_a_map_added_to_a_finished_graph_samples_once_more(client: Client, small: Small) -> None:
+    """The sampler runs again, since nothing was recorded; the picture stays, and the map shows the two halves."""
+    graph = small(REGIONS, seed=21)
+    key = next(key for key, node in graph.items() if node["class_type"] == "ReduxInfluence")
+    before = client.run({k: n for k, n in graph.items() if k != key and [key, 0] not in n["inputs"].values()})
+    steps: list[Progress] = []
+    result = client.run(graph, steps.append)
+    assert any("Sampler" in step.node_type for step in steps)
+    sheets = [image for image in result.images if "influence" in image["filename"]]
+    (picture,) = [image for image in result.images if image not in sheets]
+    assert np.abs(pixels(client, picture) - pixels(client, before.images[0])).max() < 2 / 255
+
+    sheet = pixels(client, sheets[0])  # 384 pixels a map: picture, reference 1, reference 2, text, image
+    colorful = sheet.max(-1) - sheet.min(-1) > 0.08
+    unit = 384 // 20
+    halves = []
+    for column in (1, 2):
+        left = unit + column * (384 + unit)
+        tile = colorful[2 * unit : 2 * unit + 384, left : left + 384]
+        halves.append((tile[:, : 384 // 2 - 48].mean(), tile[:, 384 // 2 + 48 :].mean()))
+    (left_inside, left_outside), (right_outside, right_inside) = halves
+    assert min(left_inside, right_inside) > 0.5 and max(left_outside, right_outside) == 0
+
+
+def test_a_graph_with_its_map_is_not_sampled_again(client: Client, small: Small) -> None:
+    graph = small(REGIONS, seed=22)
+    client.run(graph)
+    steps: list[Progress] = []
+    client.run(graph, steps.append)
+    assert not any("Sampler" in step.node_type for step in steps)
