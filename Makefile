@@ -6,7 +6,7 @@ RUN = @exec $(PYTHON) tools/bootstrap.py
 
 help:
 	@echo "make demo      variations of a photograph, in output/ (ARGS='--image FILE --seeds N')"
-	@echo "make serve     ComfyUI with this pack, in the browser, until Ctrl-C (ARGS='--port N')"
+	@echo "make serve     ComfyUI with this pack and the hosted APIs, until Ctrl-C (ARGS='--port N')"
 	@echo "make test      linters, types and tests on the newest known ComfyUI (ARGS go to pytest)"
 	@echo "make test-all  the same on every supported ComfyUI"
 	@echo "make lint      linters and types"

