@@ -61,9 +61,7 @@ def test_strength_one_is_plain_concatenation(comfy: Any, flux: Any, redux_nodes:
     assert relative(comfy.sample(flux, ours(redux_nodes, text, tokens), steps=STEPS), core) < 1e-6
 
 
-def test_strength_runs_continuously_from_nothing_to_plain(
-    comfy: Any, flux: Any, redux_nodes: Any, tokens: Any
-) -> None:
+def test_strength_runs_continuously_from_nothing_to_plain(comfy: Any, flux: Any, redux_nodes: Any, tokens: Any) -> None:
     """One step: the distance from the picture without a reference grows with the strength."""
     text = comfy.conditioning(seed=1)
     without = comfy.sample(flux, text, steps=1)
