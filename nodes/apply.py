@@ -103,6 +103,12 @@ def _inputs() -> list[io.Input]:
             default="constant",
             tooltip="How the strength runs from start_percent to end_percent.",
         ),
+        *_advanced(),
+    ]
+
+
+def _advanced() -> list[io.Input]:
+    return [
         io.Combo.Input(
             "batch",
             optional=True,
