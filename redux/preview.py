@@ -32,7 +32,7 @@ def draw_views(views: list[View], tokens: ReduxTokens, picture: int = 0, columns
     """
     covers = [None if tokens.coverage is None else cover_BN[picture] for _, cover_BN, _ in tokens.views()]
     drawn = [
-        _draw(view.pixels_BCST[picture], cover_N, grid)
+        _draw(_read_pixels(view, picture), cover_N, grid)
         for view, cover_N, grid in zip(views, covers, tokens.grids, strict=True)
     ]
     whole, tiles = drawn[0], drawn[1:]
@@ -45,8 +45,14 @@ def draw_views(views: list[View], tokens: ReduxTokens, picture: int = 0, columns
     return _stack([_resize(whole, height), _resize(wall, height)], axis=1)
 
 
-def _draw(pixels_CST: Tensor, cover_N: Tensor | None, grid: Grid) -> Tensor:
-    image_CYX = (pixels_CST.float().cpu() + 1) / 2
+def _read_pixels(view: View, picture: int) -> Tensor:
+    """[C, Y, X] in 0..1, without the pixels behind the last whole patch, which the tower never reads."""
+    pixels_CST = view.pixels_BCST[picture]
+    height, width = (side // cells * cells for side, cells in zip(pixels_CST.shape[1:], view.grid, strict=True))
+    return (pixels_CST[:, :height, :width].float().cpu() + 1) / 2
+
+
+def _draw(image_CYX: Tensor, cover_N: Tensor | None, grid: Grid) -> Tensor:
     edges = [torch.arange(cells) * side // cells for cells, side in zip(grid, image_CYX.shape[1:], strict=True)]
     if cover_N is not None:
         cover_1rc = cover_N.float().cpu().reshape(1, *grid)
