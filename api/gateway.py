@@ -6,6 +6,8 @@ import asyncio
 import base64
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,22 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.decoders = asyncio.Semaphore(2)
+        self.entering = 0
+
+    @contextmanager
+    def entrance(self) -> Iterator[None]:
+        """Counts a request that is not a job yet with the jobs, since it holds memory too.
+
+        Raises:
+            ApiError: 429, there are too many.
+        """
+        if len(self.runner.store.live) + self.entering >= self.settings.max_queue:
+            raise ApiError(429, f"{self.settings.max_queue} jobs wait already; try again later.")
+        self.entering += 1
+        try:
+            yield
+        finally:
+            self.entering -= 1
 
     async def submit(self, vendor: str, values: dict[str, Any], field: str, order: dict[str, Any]) -> Job:
         """Read the reference that `values[field]` names, and queue the order.
@@ -37,18 +55,17 @@ class Gateway:
         Raises:
             ApiError: a bad picture (400), too many jobs (429), or a model or classifier that is missing (503).
         """
-        self.runner.check_room()
         if order.get("safety"):
             _check_classifier()
-        content = await read_source(values[field], field, self.settings)
-        async with self.decoders:  # a decoded picture may take 256 MB
-            png = await asyncio.to_thread(to_png, content, field, self.settings.max_megapixels)
-        self.runner.check_room()
-        reference = self.runner.keep_reference(png)
-        try:
-            return await self.runner.submit(vendor, Order(reference=reference, **order), _shown(values, field))
-        finally:
-            self.runner.release_reference(reference)
+        with self.entrance():
+            content = await read_source(values[field], field, self.settings)
+            async with self.decoders:  # a decoded picture may take 256 MB
+                png = await asyncio.to_thread(to_png, content, field, self.settings.max_megapixels)
+            reference = self.runner.keep_reference(png)
+            try:
+                return await self.runner.submit(vendor, Order(reference=reference, **order), _shown(values, field))
+            finally:
+                self.runner.release_reference(reference)
 
     def find(self, id: str) -> Job | None:
         return self.runner.store.get(id) if re.fullmatch("[0-9a-f]{32}", id) else None

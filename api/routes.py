@@ -57,7 +57,8 @@ def _handler(gateway: Gateway, answer: Answer, shape: Shape) -> Handler:
         try:
             authorize(request.headers, request.remote, gateway.settings.keys)
             if request.method == "POST" and "id" not in request.match_info:
-                request["body"] = await _read_body(request, int(gateway.settings.max_body_mb * (1 << 20)))
+                with gateway.entrance():
+                    request["body"] = await _read_body(request, int(gateway.settings.max_body_mb * (1 << 20)))
             status, content = await answer(gateway, request)
         except ApiError as error:
             headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}

@@ -55,11 +55,6 @@ class Runner:
                 await task
         self.store.close()
 
-    def check_room(self) -> None:
-        """Raises ApiError 429 when too many jobs wait."""
-        if len(self.store.live) + len(self.arriving) >= self.settings.max_queue:
-            raise ApiError(429, f"{self.settings.max_queue} jobs wait already; try again later.")
-
     def keep_reference(self, png: bytes) -> str:
         """Put a reference into ComfyUI's input folder; the name for an order. Equal pictures share one file."""
         name = f"{hashlib.sha256(png).hexdigest()[:32]}.png"
