@@ -87,6 +87,7 @@ def transformers_and_diffusers(weights: Weights, args: argparse.Namespace) -> Ta
     tower.load_state_dict({key if prefixed else key[len("vision_model.") :]: w for key, w in weights.tower.items()})
     tower.to(args.device, args.dtype).eval()
     projector, name = diffusers_projector(weights, args)
+
     def from_pixels(pixels_BCSS: Tensor) -> Tensor:
         return projector(tower(pixels_BCSS).last_hidden_state)
 
