@@ -12,9 +12,9 @@ import comfy.cli_args
 import comfy.clip_vision
 import comfy.ldm.flux.redux
 import comfy.sd
-import comfy.utils
 import pytest
 import torch
+from safetensors.torch import load_file
 
 EPS = 1e-6  # of SigLIP's norms; ComfyUI's tower has torch's 1e-5
 
@@ -41,7 +41,7 @@ def clip_vision(comfy_: Any, monkeypatch: pytest.MonkeyPatch, eps: float | None 
         patch.setattr(comfy.cli_args.args, "fp32_text_enc", True)
         core = comfy.clip_vision.ClipVisionModel(str(json_file))
     path = comfy_.models / "clip_vision" / comfy_.files.clip_vision
-    missing, unexpected = core.load_sd(comfy.utils.load_torch_file(str(path)))
+    missing, unexpected = core.load_sd(load_file(path))
     assert not missing and not unexpected
     for module in core.model.modules():
         if isinstance(module, torch.nn.LayerNorm) and eps is not None:
@@ -54,7 +54,7 @@ def style_model(comfy_: Any) -> Any:
     sizes = comfy_.sizes
     model = comfy.ldm.flux.redux.ReduxImageEncoder(sizes.vision_hidden, sizes.context)
     path = comfy_.models / "style_models" / comfy_.files.style_models
-    model.load_state_dict(comfy.utils.load_torch_file(str(path)))
+    model.load_state_dict(load_file(path))
     return comfy.sd.StyleModel(model)
 
 

@@ -1,7 +1,7 @@
 """Our two nodes beside ComfyUI's CLIP Vision Encode and Apply Style Model, on the same weights.
 
 What is left between them, each shown here: ComfyUI's tower has norms with torch's eps of 1e-5 where SigLIP was trained
-with 1e-6; ComfyUI rounds a resized picture to 8 bits once, Pillow, as we, after each direction; and where ComfyUI crops,
+with 1e-6; ComfyUI rounds a resized picture to 8 bits once, Pillow and we after each direction; and where ComfyUI crops,
 it resizes first and cuts whole pixels afterwards, so that its square lies up to half a pixel beside the middle.
 """
 
