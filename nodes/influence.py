@@ -8,7 +8,6 @@ from comfy_api.latest import io
 from ..redux.heatmap import draw_influence
 from ..redux.influence import Influence
 from .host.conditioning import find_mark
-from .host.graph import INFLUENCE
 from .types import CATEGORY
 
 
@@ -16,7 +15,7 @@ class ReduxInfluence(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id=INFLUENCE,
+            node_id="ReduxInfluence",
             display_name="Redux Influence Map",
             category=CATEGORY,
             description="Draws where each reference and the prompt acted: the share of attention that every part of "
