@@ -25,11 +25,13 @@ class Piece:
     Attributes:
         length: number of tokens.
         bias: natural logarithm of what one token counts for every query, log(full_count / length) when normalised.
+        weight: factor of the reference's strength, > 0.
         images: which images of the batch read it, repeated over the batch; None = all.
     """
 
     length: int
     bias: float = 0.0
+    weight: float = 1.0
     images: tuple[bool, ...] | None = None
 
 
@@ -60,7 +62,7 @@ class Reference:
 
     def is_plain(self, weight: float) -> bool:
         """Whether, with this weight at a step, it needs nothing but standing in the sequence."""
-        plain_pieces = all(piece.bias == 0.0 and piece.images is None for piece in self.pieces)
+        plain_pieces = all(replace(piece, length=0) == Piece(0) for piece in self.pieces)
         return weight == 1.0 and self.region_RYX is None and not self.blocks.rules and plain_pieces
 
 
@@ -94,8 +96,8 @@ def _pieces(tokens: ReduxTokens, kept: list[Tensor], normalize: bool) -> list[tu
     pairs = []
     for part, part_ND in zip(tokens.parts, kept, strict=True):
         if len(part_ND):
-            bias = math.log(part.weight) + (math.log(part.full_count / len(part_ND)) if normalize else 0.0)
-            pairs.append((part_ND, Piece(len(part_ND), bias)))
+            bias = math.log(part.full_count / len(part_ND)) if normalize else 0.0
+            pairs.append((part_ND, Piece(len(part_ND), bias, part.weight)))
     return pairs
 
 
@@ -104,8 +106,8 @@ def _merge(pieces: list[Piece]) -> tuple[Piece, ...]:
     merged: list[Piece] = []
     for piece in pieces:
         last = merged[-1] if merged else None
-        if last and (last.bias, last.images) == (piece.bias, piece.images):
-            merged[-1] = Piece(last.length + piece.length, piece.bias, piece.images)
+        if last and replace(last, length=piece.length) == piece:
+            merged[-1] = replace(piece, length=last.length + piece.length)
         else:
             merged.append(piece)
     return tuple(merged)

@@ -110,9 +110,10 @@ class StepWeights:
         shared: dict[tuple, float | Tensor] = {}  # groups with one and the same tensor are joined, which saves kernels
         for (reference, weight), factor in zip(self.active, factors, strict=True):
             for piece in reference.pieces:
-                key = (id(reference.region_RYX), weight * factor, piece.bias, piece.images)
+                piece_weight = weight * factor * piece.weight
+                key = (id(reference.region_RYX), piece_weight, piece.bias, piece.images)
                 if key not in shared:
-                    shared[key] = self._log_weight(piece, reference, weight * factor, queries)
+                    shared[key] = self._log_weight(piece, reference, piece_weight, queries)
                 groups.append((start, start + piece.length, shared[key]))
                 start += piece.length
         if self.track:

@@ -48,14 +48,35 @@ REQUIRED = {
 
 # Ids of other Redux packs: kaibioinfo, 1038lab, CY-CHENYUE, franky519, KJNodes, Acly, YarvixPA, yichengup, RES4LYF,
 # Fluxtapoz, FluxMod, ostris, CRT, mo230761, ShmuelRonen.
-TAKEN = set(
-    "StyleModelApply StyleModelLoader CLIPVisionLoader CLIPVisionEncode StyleModelApplySimple ReduxAdvanced "
-    "ReduxFineTune ReduxFineTuneAdvanced ClipVisionStyleLoader ReduxPromptStyler StyleModelConditioner "
-    "StyleModelGridVisualizer StyleModelAdvanced StyleModelApplyAdvanced ETN_ReferenceImage ETN_ApplyReferenceImages "
-    "ApplyStyleModelSimple YC_LG_Redux StyleModelAdvancedApply ReReduxPatcher StyleModelApplyStyle "
-    "RegionalStyleModelApply ChromaStyleModelApply AdvancedVisionLoader SmartStyleModelApplyDual ReduxProcess "
-    "ApplyStyleModelAdjust".split()
-)
+TAKEN = {
+    "AdvancedVisionLoader",
+    "ApplyStyleModelAdjust",
+    "ApplyStyleModelSimple",
+    "CLIPVisionEncode",
+    "CLIPVisionLoader",
+    "ChromaStyleModelApply",
+    "ClipVisionStyleLoader",
+    "ETN_ApplyReferenceImages",
+    "ETN_ReferenceImage",
+    "ReReduxPatcher",
+    "ReduxAdvanced",
+    "ReduxFineTune",
+    "ReduxFineTuneAdvanced",
+    "ReduxProcess",
+    "ReduxPromptStyler",
+    "RegionalStyleModelApply",
+    "SmartStyleModelApplyDual",
+    "StyleModelAdvanced",
+    "StyleModelAdvancedApply",
+    "StyleModelApply",
+    "StyleModelApplyAdvanced",
+    "StyleModelApplySimple",
+    "StyleModelApplyStyle",
+    "StyleModelConditioner",
+    "StyleModelGridVisualizer",
+    "StyleModelLoader",
+    "YC_LG_Redux",
+}
 
 
 @pytest.fixture(scope="module", params=IDS)

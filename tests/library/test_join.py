@@ -29,7 +29,7 @@ def make(grid: Grid = (27, 27), seed: int = 0, holes: float | None = None) -> Re
 def shares(reference: ReduxTokens, normalize: bool = True) -> list[float]:
     """What all tokens of each piece count together, in tokens of plain Redux."""
     _, pieces = place_tokens(reference, normalize=normalize)
-    return [piece.length * math.exp(piece.bias) for piece in pieces]
+    return [piece.length * piece.weight * math.exp(piece.bias) for piece in pieces]
 
 
 def test_join_and_normalize_keep_the_influence_of_each() -> None:
