@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 
 @pytest.fixture
@@ -81,3 +84,64 @@ def test_what_cannot_be_saved_is_named_and_leaves_no_file(comfy: Any, redux_node
     with pytest.raises(ValueError, match="options.control, which cannot be saved"):
         redux_nodes["ReduxSaveConditioning"].execute(cond, "redux/broken")
     assert not any(name.startswith((".broken", "broken")) for name in listed(comfy))
+
+
+def test_entries_that_share_tensors_are_saved(comfy: Any, redux_nodes: Any) -> None:
+    """Combine, Set Area and the like give entries of one text; safetensors refuses tensors that share memory."""
+    text = comfy.conditioning(seed=3)
+    part = [[text[0][0][:, :5], {**text[0][1], "area": (4, 4, 0, 0), "strength": 0.5}]]
+    both = comfy.nodes.ConditioningCombine().combine(text, part)[0] + text
+    redux_nodes["ReduxSaveConditioning"].execute(both, "redux/shared")
+    loaded = redux_nodes["ReduxLoadConditioning"].execute("redux/shared_00001_.safetensors [output]").args[0]
+    assert [entry[0].shape[1] for entry in loaded] == [8, 5, 8]
+    assert all(torch.equal(found[0], entry[0]) for found, entry in zip(loaded, both, strict=True))
+    assert loaded[1][1]["area"] == (4, 4, 0, 0) and isinstance(loaded[1][1]["area"], tuple)
+
+
+def test_what_other_nodes_put_into_a_conditioning_comes_back(comfy: Any, redux_nodes: Any) -> None:
+    extras = {
+        "attention_mask_img_shape": torch.zeros(3, 4).shape,
+        "reference_latents": [torch.randn(1, 16, 4, 4), torch.randn(1, 16, 2, 2)],
+        "concat_latent_image": torch.randn(1, 16, 4, 4, dtype=torch.bfloat16),
+        "nothing": None,
+        "nested": {"deep": [1, 2.5, "text", (True, None)]},
+    }
+    conditioning = comfy.conditioning(seed=3, **extras)
+    redux_nodes["ReduxSaveConditioning"].execute(conditioning, "redux/extras")
+    options = redux_nodes["ReduxLoadConditioning"].execute("redux/extras_00001_.safetensors [output]").args[0][0][1]
+    assert options.keys() == conditioning[0][1].keys()
+    assert options["attention_mask_img_shape"] == (3, 4) and options["nested"] == extras["nested"]
+    found = [*options["reference_latents"], options["concat_latent_image"]]
+    expected = [*extras["reference_latents"], extras["concat_latent_image"]]
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [3, [{"dict": {}}], [{"dict": {"cond": {"tensor": "none"}, "options": {"dict": {}}, "references": {"list": []}}}]],
+)
+def test_a_damaged_conditioning_is_named(comfy: Any, redux_nodes: Any, entries: Any) -> None:
+    folder = Path(comfy.folder_paths.get_output_directory(), "redux")
+    folder.mkdir(exist_ok=True)
+    facts = {"redux.conditioning": json.dumps({"version": 1, "entries": entries})}
+    save_file({"0.cond": torch.zeros(1, 2, 3)}, folder / "damaged.safetensors", metadata=facts)
+    with pytest.raises(ValueError, match=r"damaged.safetensors is damaged \(.*\); save the conditioning again"):
+        redux_nodes["ReduxLoadConditioning"].execute("redux/damaged.safetensors [output]")
+
+
+def test_a_file_that_changes_is_read_again(comfy: Any, redux_nodes: Any, tokens: Any) -> None:
+    load, name = redux_nodes["ReduxLoadTokens"], "redux/again_00001_.safetensors [output]"
+    redux_nodes["ReduxSaveTokens"].execute(tokens, "redux/again")
+    before = load.fingerprint_inputs(file=name)
+    assert load.fingerprint_inputs(file=name) == before
+    path = Path(comfy.folder_paths.get_output_directory(), "redux", "again_00001_.safetensors")
+    path.unlink()
+    redux_nodes["ReduxSaveTokens"].execute(tokens.pool((2, 2)), "redux/again")
+    assert load.fingerprint_inputs(file=name) != before
+
+
+def test_two_runs_at_once_take_two_names(comfy: Any, redux_nodes: Any, tokens: Any) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        runs = [pool.submit(redux_nodes["ReduxSaveTokens"].execute, tokens, "redux/many") for _ in range(16)]
+    names = [Path(run.result().ui["text"][0]).name for run in runs]
+    assert sorted(names) == [f"many_{number:05}_.safetensors" for number in range(1, 17)]
