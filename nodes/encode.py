@@ -59,7 +59,7 @@ class ReduxEncode(io.ComfyNode):
         cls,
         redux: HostedModel,
         image: torch.Tensor,
-        fit: dict[str, Any] | None,
+        fit: dict[str, Any] | None = None,
         mask: torch.Tensor | None = None,
         crop_to_mask: bool = False,
         margin: float = 0.1,

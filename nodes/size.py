@@ -44,7 +44,9 @@ class ReduxSize(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, aspect_ratio: dict[str, Any] | None, megapixels: float, batch_size: int) -> io.NodeOutput:
+    def execute(
+        cls, aspect_ratio: dict[str, Any] | None = None, megapixels: float = 1.0, batch_size: int = 1
+    ) -> io.NodeOutput:
         width, height = choose_size(aspect_ratio or {}, megapixels)
         return io.NodeOutput(empty_latent(width, height, batch_size), width, height)
 

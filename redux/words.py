@@ -20,6 +20,15 @@ METADATA_KEY = "redux.words"
 WEIGHT_KEY = "words.weight"
 
 
+def _read_words(text: str) -> tuple[str, ...]:
+    """The words of the metadata; none when they are no JSON list of texts."""
+    try:
+        words = json.loads(text)
+    except ValueError:
+        return ()
+    return tuple(words) if isinstance(words, list) and all(isinstance(word, str) for word in words) else ()
+
+
 @dataclass(frozen=True, eq=False)
 class WordTable:
     """weight_VD [V, D] and one word or phrase for each row, in lower case."""
@@ -41,9 +50,9 @@ class WordTable:
                 f"{files.path.name} is {identify(files.shapes)}; a word table of the miniature is needed, "
                 "e.g. redux-mini-words.safetensors in models/text_encoders."
             )
-        words = tuple(json.loads(text))
-        if len(words) != shape[0]:
-            raise ValueError(f"{files.path.name} has {shape[0]} rows for {len(words)} words; it is damaged.")
+        words = _read_words(text)
+        if len(shape) != 2 or len(words) != shape[0]:
+            raise ValueError(f"{files.path.name} has a table {shape} for {len(words)} words; it is damaged.")
         with files.reader() as reader:
             return cls(reader.read(WEIGHT_KEY).clone(), words)
 

@@ -62,6 +62,24 @@ def test_a_missing_fit_is_one_sentence(redux_nodes: Any, model: Any, fit: Any) -
         redux_nodes["ReduxEncode"].execute(model, torch.rand(1, 40, 40, 3), fit)
 
 
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (torch.zeros(0, 40, 40, 3), "is an empty batch; at least one picture is needed"),
+        (torch.zeros(1, 0, 0, 3), "is 0 x 0 pixels; at least 4 x 4 are needed"),
+        (torch.zeros(1, 3, 40, 40), "looks like"),
+        (torch.zeros(1, 40, 40, 2), "1, 3 or 4 channels is needed"),
+        (torch.full((1, 40, 40, 3), torch.nan), "values that are NaN or infinite"),
+        ({"samples": torch.zeros(1, 16, 8, 8)}, "is a dict; a tensor"),
+    ],
+    ids=["no picture", "no pixel", "channels first", "two channels", "NaN", "a latent"],
+)
+def test_what_is_no_picture_is_one_sentence(encode: Any, image: Any, words: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=words) as caught:
+        encode(image)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
 def test_each_picture_is_cropped_to_its_own_mask(encode: Any) -> None:
     """In a batch as alone; the square round the mask has a tenth of its side more on each side."""
     images, masks = torch.rand(2, 100, 100, 3), torch.zeros(2, 100, 100)

@@ -56,7 +56,10 @@ def test_the_table_is_a_copy_of_the_file(table: WordTable) -> None:
     [
         (checkpoints.vae_weights(), {}, "is a TAESD autoencoder; a word table"),
         ({WEIGHT_KEY: torch.zeros(2, 4)}, {}, "a word table of the miniature is needed"),
-        ({WEIGHT_KEY: torch.zeros(2, 4)}, {METADATA_KEY: '["", "a", "cat"]'}, "2 rows for 3 words"),
+        ({WEIGHT_KEY: torch.zeros(2, 4)}, {METADATA_KEY: '["", "a", "cat"]'}, r"table \(2, 4\) for 3 words; it is damaged"),
+        ({WEIGHT_KEY: torch.zeros(2, 4)}, {METADATA_KEY: '["", "a'}, "for 0 words; it is damaged"),
+        ({WEIGHT_KEY: torch.zeros(2, 4)}, {METADATA_KEY: "[0, 1]"}, "for 0 words; it is damaged"),
+        ({WEIGHT_KEY: torch.zeros(2)}, {METADATA_KEY: '["", "a"]'}, "it is damaged"),
     ],
 )
 def test_wrong_files(write: Write, weights: dict[str, torch.Tensor], metadata: dict[str, str], found: str) -> None:
