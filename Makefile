@@ -5,7 +5,7 @@ RUN = @exec $(PYTHON) tools/bootstrap.py
 .PHONY: help demo serve lint test test-all clean
 
 help:
-	@echo "make demo      variations of a photograph, in output/ (ARGS='--image FILE --seeds N')"
+	@echo "make demo      every control on one contact sheet, in output/ (ARGS='--image FILE')"
 	@echo "make serve     ComfyUI with this pack and the hosted APIs, until Ctrl-C (ARGS='--port N')"
 	@echo "make test      linters, types and tests on the newest known ComfyUI (ARGS go to pytest)"
 	@echo "make test-all  the same on every supported ComfyUI"

@@ -1,6 +1,8 @@
-"""`make demo`: variations of a photograph from a real, headless ComfyUI, and one contact sheet of them.
+"""`make demo`: what Redux Control does, from a real, headless ComfyUI, on one contact sheet.
 
-A folder output/demo-NNN is made for every run, so nothing is ever overwritten and several may run at once.
+It runs on the miniature FLUX of the pack. With --workflow it runs that workflow on the model files it names, in your
+ComfyUI (COMFYUI_PATH). A folder output/demo-NNN is made for every run, so nothing is ever overwritten and several may
+run at once.
 """
 
 from __future__ import annotations
@@ -8,96 +10,107 @@ from __future__ import annotations
 import argparse
 import io
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from . import checkpoints, workflow
+from miniature.install import install
+
+from . import tour, workflow
 from .client import Client, Progress
 from .errors import ToolError
 from .host import ROOT, ensure
 from .server import Server, end_on_signals
 from .sheet import Cell, Row, contact_sheet
+from .tour import Chapter, Shot
 
-PHOTOGRAPH = ROOT / "workflows" / "input" / "cat.jpg"
-WORKFLOW = ROOT / "workflows" / "api" / "image_variation.json"
 STRENGTHS = (1.0, 0.3, 0.0)
-RANDOM = "The models are small and their weights are random: this shows that everything runs, not what Redux can do."
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One picture of the sheet."""
-
-    strength: float
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"strength-{self.strength:.2f}-seed-{self.seed}.png"
 
 
 def make(args: argparse.Namespace) -> Path:
     """Run everything; returns the path of the contact sheet."""
-    image, graph = _read_image(args.image), workflow.read(args.workflow)
+    for path in (args.image, tour.SECOND):
+        _read_image(path)
+    graph = workflow.read(args.workflow) if args.workflow else None
     host = ensure(None)
     with ExitStack() as stack:
         base = Path(stack.enter_context(_scratch()))
-        writer = stack.enter_context(_start_writing_checkpoints(base / "models"))
+        (base / "models").mkdir()
+        install(base / "models")
         _say(f"Starting ComfyUI {host.version} ({host.path}) ...")
-        server = stack.enter_context(Server(host, base, port=args.port))
-        if writer.wait():
-            raise ToolError(f"The small models are not in {base}.")
-        client = Client(server.url)
-        missing = sorted(
-            {value for *_, value in workflow.missing_choices(_without_images(graph), client.object_info())}
-        )
-        if missing:
-            _say(f"Not in this ComfyUI: {', '.join(missing)}. {RANDOM}")
-            graph = workflow.shrink(workflow.use_models(graph, vars(checkpoints.NAMES)), args.size, steps=4)
-        graph = workflow.set_inputs(graph, "LoadImage", image=client.upload(args.image))
+        client = Client(stack.enter_context(Server(host, base, port=args.port)).url)
+        names = client.upload(args.image), client.upload(tour.SECOND)
+        if graph is None:
+            chapters = list(tour.chapters(args.image, names))
+        else:
+            _check(graph, client)
+            chapters = list(_vary(graph, args, names[0]))
         folder = _new_folder(args.output)
-        pictures = _take(client, graph, [Shot(s, n) for s in STRENGTHS for n in range(1, args.seeds + 1)], folder)
+        rows = _take(client, chapters, folder)
     sheet = folder / "sheet.png"
-    _draw(image, pictures, RANDOM if missing else "").save(sheet)
+    contact_sheet(rows, "Redux Control", _note(graph)).save(sheet)
     return sheet
 
 
-def _take(client: Client, graph: workflow.Workflow, shots: list[Shot], folder: Path) -> dict[Shot, Image.Image]:
-    pictures: dict[Shot, Image.Image] = {}
-    for number, shot in enumerate(shots, 1):
-        label = f"[{number}/{len(shots)}] strength {shot.strength:g}, seed {shot.seed}"
-        _show(label)
-        prompt = workflow.set_inputs(workflow.set_seed(graph, shot.seed), "ReduxApply", strength=shot.strength)
-
-        def show(progress: Progress, label: str = label) -> None:
-            _show(f"{label}: {progress.node_type} {_bar(progress)} {progress.value}/{progress.max}")
-
-        result = client.run(prompt, show)
-        if not result.images:
-            raise ToolError("The workflow saved no picture; it needs a Save Image node.")
-        content = client.fetch(result.images[0])
-        (folder / shot.name).write_bytes(content)
-        pictures[shot] = Image.open(io.BytesIO(content))
-    _show("")
-    return pictures
+def _note(graph: workflow.Workflow | None) -> str:
+    if graph is not None:
+        return ""
+    return "Made on this machine with the pack's miniature FLUX, 128 x 128 pixels; the prompt is empty unless named."
 
 
-def _draw(reference: Image.Image, pictures: dict[Shot, Image.Image], note: str) -> Image.Image:
-    rows = []
+def _check(graph: workflow.Workflow, client: Client) -> None:
+    """Raises ToolError when the server lacks a file that the workflow names."""
+    graph = {key: node for key, node in graph.items() if node["class_type"] != "LoadImage"}
+    missing = sorted({value for *_, value in workflow.missing_choices(graph, client.object_info())})
+    if missing:
+        raise ToolError(f"Not in this ComfyUI: {', '.join(missing)}; name one that has them with COMFYUI_PATH.")
+
+
+def _vary(graph: workflow.Workflow, args: argparse.Namespace, name: str) -> Iterator[Chapter]:
+    """The user's own workflow at three strengths and several seeds."""
+    graph = workflow.set_inputs(graph, "LoadImage", image=name)
     for strength in STRENGTHS:
-        shots = [shot for shot in pictures if shot.strength == strength]
-        words = "text alone" if strength == 0 else "plain Redux" if strength == 1 else "weaker reference"
-        cells = [Cell(pictures[shot], f"seed {shot.seed}") for shot in shots]
-        first = Cell(reference, "the reference") if strength == STRENGTHS[0] else Cell(None)
-        rows.append(Row(f"strength {strength:g}\n{words}", [first, *cells]))
-    return contact_sheet(rows, "FLUX.1 Redux: variations of a photograph", note)
+        weighed = workflow.set_inputs(graph, "ReduxApply", strength=strength)
+        shots = tuple(
+            Shot(f"strength-{strength:.2f}-seed-{seed}", workflow.set_seed(weighed, seed), (f"seed {seed}",))
+            for seed in range(1, args.seeds + 1)
+        )
+        yield Chapter(f"strength {strength:g}", ((args.image, "the reference"),), shots)
+
+
+def _take(client: Client, chapters: Sequence[Chapter], folder: Path) -> list[Row]:
+    """Run all shots; each picture is written as soon as it is there."""
+    total = sum(len(chapter.shots) for chapter in chapters)
+    rows, number = [], 0
+    for chapter in chapters:
+        cells = [Cell(_read_image(path), caption) for path, caption in chapter.references]
+        for shot in chapter.shots:
+            number += 1
+            cells += _run(client, shot, f"[{number}/{total}] {shot.name}", folder)
+        rows.append(Row(chapter.title, cells))
+    _show("")
+    return rows
+
+
+def _run(client: Client, shot: Shot, label: str, folder: Path) -> Iterator[Cell]:
+    _show(label)
+
+    def show(progress: Progress) -> None:
+        _show(f"{label}: {progress.node_type} {_bar(progress)} {progress.value}/{progress.max}")
+
+    images = client.run(shot.graph, show).images
+    if not images:
+        raise ToolError("The workflow saved no picture; it needs a Save Image node.")
+    for index, (image, caption) in enumerate(zip(images, shot.captions, strict=False), 1):
+        content = client.fetch(image)
+        suffix = f"-{index}" if len(images) > 1 else ""
+        (folder / f"{shot.name}{suffix}.png").write_bytes(content)
+        picture = Image.open(io.BytesIO(content))
+        yield Cell(picture, caption, span=2 if picture.width > 1.25 * picture.height else 1)
 
 
 def _read_image(path: Path) -> Image.Image:
@@ -106,10 +119,6 @@ def _read_image(path: Path) -> Image.Image:
             return image.convert("RGB")
     except OSError as error:
         raise ToolError(f"The picture {path} cannot be read: {error.strerror or error}.") from error
-
-
-def _without_images(graph: workflow.Workflow) -> workflow.Workflow:
-    return {key: node for key, node in graph.items() if node["class_type"] != "LoadImage"}
 
 
 def _new_folder(output: Path) -> Path:
@@ -134,18 +143,6 @@ def _scratch() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _start_writing_checkpoints(models: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """In a process beside the server's start: it imports torch, which takes seconds."""
-    writer = subprocess.Popen([sys.executable, "-m", "tools.checkpoints", str(models)], cwd=ROOT)
-    try:
-        yield writer
-    finally:
-        if writer.poll() is None:
-            writer.kill()
-            writer.wait()
-
-
 def _bar(progress: Progress, width: int = 20) -> str:
     done = width * progress.value // max(1, progress.max)
     return "[" + "#" * done + "." * (width - done) + "]"
@@ -163,11 +160,10 @@ def _say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make demo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--image", type=Path, default=PHOTOGRAPH, help="the reference picture")
-    parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="a workflow in API format")
+    parser.add_argument("--image", type=Path, default=tour.FIRST, help="the reference picture")
+    parser.add_argument("--workflow", type=Path, help="a workflow in API format, run on the files it names")
     parser.add_argument("--output", type=Path, default=ROOT / "output", help="where demo-NNN is made")
-    parser.add_argument("--seeds", type=int, default=3, help="pictures a row")
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures with the small models")
+    parser.add_argument("--seeds", type=int, default=3, help="pictures a row, with --workflow")
     parser.add_argument("--port", type=int, default=0, help="of the server; a free one unless given")
     args = parser.parse_args()
     end_on_signals()

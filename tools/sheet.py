@@ -15,10 +15,11 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture and a short word under it; without a picture the place stays empty."""
+    """A picture and a short word under it, `span` columns wide; without a picture the place stays empty."""
 
     image: Image.Image | None
     caption: str = ""
+    span: int = 1
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Row:
 
 
 def contact_sheet(rows: Sequence[Row], title: str, note: str = "", side: int = SIDE) -> Image.Image:
-    """Draw rows of cells; every picture is fitted into a square of `side` pixels, its shape kept.
+    """Draw rows of cells; every picture is fitted into its columns of `side` pixels, its shape kept.
 
     Raises:
         ValueError: there is no row with a cell.
     """
-    columns = max((len(row.cells) for row in rows), default=0)
+    columns = max((sum(cell.span for cell in row.cells) for row in rows), default=0)
     if not columns:
         raise ValueError("A contact sheet needs at least one picture.")
     big, normal, small = _font(26), _font(17), _font(14)
@@ -54,8 +55,10 @@ def contact_sheet(rows: Sequence[Row], title: str, note: str = "", side: int = S
         y = top + index * (side + foot + GAP)
         draw.line((MARGIN, y - GAP // 2, width - MARGIN, y - GAP // 2), RULE)
         draw.multiline_text((MARGIN, y + side / 2), label, INK, normal, anchor="lm", spacing=6)
-        for column, cell in enumerate(row.cells):
-            _draw_cell(sheet, draw, cell, (MARGIN + label_width + column * (side + GAP), y), side, small)
+        x = MARGIN + label_width
+        for cell in row.cells:
+            _draw_cell(sheet, draw, cell, (x, y), side, small)
+            x += cell.span * (side + GAP)
     return sheet
 
 
@@ -63,13 +66,14 @@ def _draw_cell(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, corner: tuple[int, int], side: int, font: Font
 ) -> None:
     x, y = corner
+    room = cell.span * (side + GAP) - GAP
     if cell.image is not None:
-        scale = side / max(cell.image.size)
+        scale = min(room / cell.image.width, side / cell.image.height)
         size = max(1, round(cell.image.width * scale)), max(1, round(cell.image.height * scale))
         picture = cell.image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        sheet.paste(picture, (x + (side - size[0]) // 2, y + (side - size[1]) // 2))
+        sheet.paste(picture, (x + (room - size[0]) // 2, y + (side - size[1]) // 2))
     if cell.caption:
-        draw.text((x + side / 2, y + side + 4), cell.caption, GREY, font, anchor="mt")
+        draw.text((x + room / 2, y + side + 4), cell.caption, GREY, font, anchor="mt")
 
 
 def _wrap(text: str, font: Font, width: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import workflow
 from .host import ROOT
@@ -16,7 +17,7 @@ from .workflow import Workflow
 API = ROOT / "workflows" / "api"
 REFERENCES = ROOT / "miniature" / "references"
 FIRST, SECOND = REFERENCES / "first.png", REFERENCES / "second.png"
-SIDE, STEPS, CFG = 128, 10, 2.0
+SIDE, STEPS, CFG = 128, 10, 3.0
 NAMES = {
     "diffusion_models": "redux-mini-flux.safetensors",
     "vae": "redux-mini-vae.safetensors",
@@ -24,9 +25,14 @@ NAMES = {
     "style_models": "redux-mini-projector.safetensors",
     "text_encoders": "redux-mini-words.safetensors",
 }
-OBJECT = "red apple"
+OBJECT = "red apple, large, center"
 STRENGTHS = (0.0, 0.1, 0.3, 1.0)
-PROMPTS = ("noto style, red background", "twemoji style, blue background", "fluent style, black background")
+PROMPTS = (
+    "noto style, red background",
+    "twemoji style, white background",
+    "flat style, pink background",
+    "black background",
+)
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,34 @@ def chapters(first: Path, names: tuple[str, str]) -> Iterator[Chapter]:
     yield Chapter(f"Strength,\nwith the prompt\n\u201c{OBJECT}\u201d", reference, shots)
     restyled = tuple(Shot(f"prompt-{n}", say(plain, text), (text,)) for n, text in enumerate(PROMPTS, 1))
     yield Chapter("Style and background\nfrom the prompt", reference, restyled)
-    yield _regions(first, names)
+    yield from _regions(first, names)
 
 
-def _regions(first: Path, names: tuple[str, str]) -> Chapter:
-    """Two references, each in its half, and where each acted."""
-    two = workflow.set_inputs(graph_of("two_references_in_two_regions", names), "ReduxApply", strength=1.0)
-    shot = Shot("regions", two, ("both in one picture", "where each one acted"))
-    return Chapter("Two references,\na region for each", ((first, "left half"), (SECOND, "right half")), (shot,))
+def _regions(first: Path, names: tuple[str, str]) -> Iterator[Chapter]:
+    """One reference in one half and the text in the other; then two, each in its half, and where each acted."""
+    text = f"{OBJECT.split(',')[0]}, side by side"
+    halves = [
+        Shot(f"region-{side}", _half(names, side, text), (f"reference {side}, text elsewhere",))
+        for side in ("left", "right")
+    ]
+    title = f"A region for it,\nand the prompt\n\u201c{text}\u201d"
+    yield Chapter(title, ((first, "the reference"),), tuple(halves))
+    both = workflow.set_inputs(graph_of("two_references_in_two_regions", names), "ReduxApply", strength=1.0)
+    shot = Shot("regions", say(both, "side by side"), ("both in one picture", "where each one acted"))
+    yield Chapter("Two references,\na region for each", ((first, "left half"), (SECOND, "right half")), (shot,))
+
+
+def _half(names: tuple[str, str], side: str, text: str) -> Workflow:
+    """The first picture in one half only: the reference of the other half has strength 0, which is none at all."""
+    order = names if side == "left" else names[::-1]
+    graph = workflow.set_inputs(graph_of("two_references_in_two_regions", order), "ReduxApply", strength=0.0)
+    graph = workflow.set_titled(graph, f"{side.capitalize()} reference", strength=1.0)
+    maps = [key for key, node in graph.items() if node["class_type"] == "ReduxInfluence"]
+    return say({key: node for key, node in graph.items() if not _comes_from(node, maps) and key not in maps}, text)
+
+
+def _comes_from(node: dict[str, Any], sources: list[str]) -> bool:
+    return any(isinstance(value, list) and value[0] in sources for value in node["inputs"].values())
 
 
 def _name_strength(strength: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from caller import Api
 
-from tools import checkpoints, serve
+from tools import serve
 
 
 def test_the_printed_lines_work(api: Api) -> None:
@@ -27,7 +27,7 @@ def test_lines_for_keys_and_a_classifier() -> None:
 
 
 def test_settings_are_written_once(tmp_path: Path) -> None:
-    path = serve.write_settings(tmp_path, checkpoints.NAMES)
-    assert json.loads(path.read_text("utf-8"))["models"]["vae"] == checkpoints.NAMES.vae
+    path = serve.write_settings(tmp_path)
+    assert json.loads(path.read_text("utf-8"))["models"]["guidance"] == "cfg"
     path.write_text("{}", "utf-8")
-    assert serve.write_settings(tmp_path, checkpoints.NAMES).read_text("utf-8") == "{}"
+    assert serve.write_settings(tmp_path).read_text("utf-8") == "{}"
