@@ -25,20 +25,25 @@ from .server import Server, end_on_signals
 from .template_notes import TITLES
 
 SIDE, INSET, BORDER = 512, 168, 6
-PROMPTS = {"restyle_with_a_prompt": "twemoji style, pink background", "save_reference_and_conditioning": "dotted"}
+PROMPTS = {
+    "restyle_with_a_prompt": "pink background, large, center",
+    "two_references_in_two_regions": "side by side",
+    "mix_two_references": "side by side",
+    "save_reference_and_conditioning": "dotted, large, center",
+}
 INSTEAD = {"core_loaders": "image_variation"}  # ComfyUI's own loader does not know the miniature's tower
 BEFORE = {"load_reference_and_conditioning": "save_reference_and_conditioning"}
 
 
 def make(client: Client, name: str, names: tuple[str, str]) -> Image.Image:
-    """The last picture that the workflow saves, with its references."""
+    """What the workflow saves, with its references."""
     if name in BEFORE:
         client.run(tour.graph_of(BEFORE[name], names))
     graph = tour.say(tour.graph_of(INSTEAD.get(name, name), names), PROMPTS.get(name, ""))
     graph = workflow.set_seed(graph, 1 + list(TITLES).index(name))
-    images = client.run(graph).images
-    picture = Image.open(io.BytesIO(client.fetch(images[0]))).convert("RGB")
-    sheet = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    images = [image for image in client.run(graph).images if "influence" not in image["filename"]]
+    pictures = [Image.open(io.BytesIO(client.fetch(image))).convert("RGB") for image in images]
+    sheet = _beside([picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for picture in pictures])
     loaders = [node for node in graph.values() if node["class_type"] == "LoadImage"]
     for index, path in enumerate((tour.FIRST, tour.SECOND)[: len(loaders)]):
         with Image.open(path) as reference:
@@ -46,6 +51,16 @@ def make(client: Client, name: str, names: tuple[str, str]) -> Image.Image:
         inset = ImageOps.expand(small, BORDER, "white")
         left = 0 if index == 0 else SIDE - inset.width
         sheet.paste(inset, (left, SIDE - inset.height))
+    return sheet
+
+
+def _beside(pictures: list[Image.Image]) -> Image.Image:
+    """The middles of the pictures of a batch, side by side; one picture is whole."""
+    width = SIDE // len(pictures)
+    sheet = Image.new("RGB", (SIDE, SIDE))
+    for index, picture in enumerate(pictures):
+        left = (SIDE - width) // 2
+        sheet.paste(picture.crop((left, 0, left + width, SIDE)), (index * width, 0))
     return sheet
 
 

@@ -92,7 +92,9 @@ def use_models(workflow: Workflow, names: Mapping[str, str]) -> Workflow:
 def guide(workflow: Workflow, cfg: float) -> Workflow:
     """Real classifier-free guidance against an empty prompt, for models that are not distilled for guidance."""
     changed = copy.deepcopy(workflow)
-    prompt = next(node for node in workflow.values() if node["class_type"] == "CLIPTextEncode")
+    prompt = next((node for node in workflow.values() if node["class_type"] == "CLIPTextEncode"), None)
+    if prompt is None:  # a saved conditioning: there is nothing to encode an empty prompt with
+        return changed
     negative = str(max(map(int, workflow)) + 1)
     changed[negative] = {
         "class_type": "CLIPTextEncode",
