@@ -108,7 +108,7 @@ def main() -> None:
     if blank:
         raise SystemExit(f"{len(blank)} concepts rendered to nothing in every style, e.g. {blank[0]}.")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(arguments.output, **arrays)
+    np.savez_compressed(arguments.output, allow_pickle=False, **arrays)
     names = arrays["names"][arrays["held_out"]]
     (Path(__file__).parent / "held_out.txt").write_text("\n".join(names) + "\n", "ascii")
     print(f"{len(arrays['names'])} concepts, {len(names)} held out, {arguments.output.stat().st_size / 1e6:.1f} MB")

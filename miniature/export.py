@@ -51,8 +51,8 @@ def tower_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             ours, theirs = f"blocks.{index}", f"encoder.layers.{index}"
             for part, name in LAYERS.items():
                 out[f"{theirs}.{name}.{kind}"] = weights[f"{ours}.{part}.{kind}"]
-            for name, part in zip("qkv", weights[f"{ours}.attention.qkv.{kind}"].chunk(3), strict=True):
-                out[f"{theirs}.self_attn.{name}_proj.{kind}"] = part
+            for letter, matrix in zip("qkv", weights[f"{ours}.attention.qkv.{kind}"].chunk(3), strict=True):
+                out[f"{theirs}.self_attn.{letter}_proj.{kind}"] = matrix
     return {f"vision_model.{key}": value for key, value in out.items()}
 
 
@@ -109,15 +109,17 @@ def pack(models: Path, names: list[str], folder: Path) -> None:
     for old in folder.glob("*.part*"):
         old.unlink()
     manifest = {}
+    total = 0
     for name in names:
         data = (models / name).read_bytes()
-        parts = []
+        parts: list[str] = []
+        total += len(data)
         for number, start in enumerate(range(0, len(data), PART), 1):
             parts.append(f"{Path(name).name}.part{number}")
             (folder / parts[-1]).write_bytes(data[start : start + PART])
         manifest[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "parts": parts}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "ascii")
-    print(f"{sum(entry['bytes'] for entry in manifest.values()) / 1e6:.1f} MB in {folder}")
+    print(f"{total / 1e6:.1f} MB in {folder}")
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
+from .common import channels_last, save_atomically
 from .scenes import Emoji, Scenes, make_scenes
-from .train import save_atomically
 from .vocabulary import COLOURS, STYLES
 
 
@@ -106,7 +106,8 @@ def main() -> None:
     torch.manual_seed(7)
     torch.set_float32_matmul_precision("high")
     emoji = Emoji(arguments.emoji, arguments.device)
-    judge = Judge(len(emoji.names)).to(arguments.device, memory_format=torch.channels_last)
+    judge = Judge(len(emoji.names)).to(arguments.device)
+    channels_last(judge)
     optimizer = torch.optim.AdamW(judge.parameters(), 2e-3, weight_decay=0.02)
     start, step = time.monotonic(), 0
     while (spent := time.monotonic() - start) < arguments.seconds:
@@ -114,8 +115,9 @@ def main() -> None:
         pictures, scenes = draw(emoji, arguments.batch)
         with torch.autocast(arguments.device, torch.bfloat16):
             outputs = judge(disturb(pictures).to(memory_format=torch.channels_last))
-        pairs = list(zip(outputs, answers(scenes), strict=True))
-        loss = sum(cross_entropy(logits.float(), answer, label_smoothing=0.05) for logits, answer in pairs)
+        pairs = zip(outputs, answers(scenes), strict=True)
+        losses = [cross_entropy(logits.float(), answer, label_smoothing=0.05) for logits, answer in pairs]
+        loss = torch.stack(losses).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -1,7 +1,4 @@
-"""The two networks that Redux itself does not have: a FLUX transformer and a TAESD-shaped autoencoder.
-
-Written from the published layouts, with the parameter names of the published files: `double_blocks.*`,
-`single_blocks.*` (black-forest-labs/flux) and the plain `nn.Sequential` numbering of madebyollin/taesd.
+"""A FLUX transformer of any size, with the parameter names of the files published by black-forest-labs/flux.
 
 Shapes: B images, C channels, Y x X latent pixels, I image tokens, T context tokens, L = T + I, D width, H heads,
 K = 128 head size, R = K / 2, W context width.
@@ -14,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, relu, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import gelu, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
 HEAD = 128
 AXES = (16, 56, 56)  # of a head: unused, row, column
@@ -190,8 +187,13 @@ class Flux(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         gates = [module.lin for module in self.modules() if isinstance(module, Modulation)]
-        for linear in (*gates, self.final_layer.linear, self.final_layer.adaLN_modulation[1]):
-            nn.init.zeros_(linear.weight)
+        last = self.final_layer
+        for weight in (
+            *(gate.weight for gate in gates),
+            last.linear.weight,
+            last.adaLN_modulation.get_parameter("1.weight"),
+        ):
+            nn.init.zeros_(weight)
 
     def forward(self, x_BCYX: Tensor, time_B: Tensor, context_BTW: Tensor, bias: Tensor | None = None) -> Tensor:
         """Noisy latents, time (1 = noise) and context -> velocity noise - latent, in the shape of the latents.
@@ -212,38 +214,3 @@ class Flux(nn.Module):
             x_BLD = block(x_BLD, vector_BD, table_2LR, bias)
         out = self.final_layer(x_BLD[:, count:], vector_BD).unflatten(1, (rows, columns))
         return out.unflatten(-1, (LATENT, PATCH, PATCH)).permute(0, 3, 1, 4, 2, 5).reshape(x_BCYX.shape)
-
-
-class ConvBlock(nn.Module):
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(conv(size, size), nn.ReLU(), conv(size, size), nn.ReLU(), conv(size, size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return relu(self.conv(x) + x)
-
-
-class SoftClamp(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(x / 3) * 3
-
-
-def conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
-
-
-def build_encoder(width: int = 64) -> nn.Sequential:
-    """Pictures [B, 3, Y, X] in 0..1 -> latents [B, 16, Y / 8, X / 8]."""
-    layers: list[nn.Module] = [conv(3, width), ConvBlock(width)]
-    for _ in range(3):
-        layers += [conv(width, width, 2, bias=False), *(ConvBlock(width) for _ in range(3))]
-    return nn.Sequential(*layers, conv(width, LATENT))
-
-
-def build_decoder(width: int = 64) -> nn.Sequential:
-    """Latents [B, 16, Y, X] -> pictures [B, 3, 8 Y, 8 X], about 0..1."""
-    layers: list[nn.Module] = [SoftClamp(), conv(LATENT, width), nn.ReLU()]
-    for _ in range(3):
-        layers += [ConvBlock(width) for _ in range(3)]
-        layers += [nn.Upsample(scale_factor=2), conv(width, width, bias=False)]
-    return nn.Sequential(*layers, ConvBlock(width), conv(width, 3))

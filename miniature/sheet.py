@@ -2,7 +2,7 @@
 
     python -m miniature.sheet .mini/emoji.npz MODELS CKPT/miniature.weights.pt CKPT/autoencoder.pt OUT
 
-writes OUT/sheet.png and OUT/losses.png (matplotlib). Rows: six objects that were trained on, then six held out.
+writes OUT/sheet.jpg and OUT/losses.png (matplotlib). Columns: six objects that were trained on, then six held out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .batches import SHARES
@@ -21,47 +21,58 @@ from .sampling import Miniature, Reference, log_strength, pool_tokens
 from .scenes import Emoji
 from .vocabulary import phrase
 
-SHOWN = ("fox", "pineapple", "bicycle", "teapot", "castle", "octopus")
+TRAINED = ("fox", "pineapple", "hamburger", "teapot", "penguin", "rocket")
+HELD_OUT = ("elephant", "giraffe", "croissant", "umbrella", "ghost", "telescope")
 
 
-def rows_of(mini: Miniature, emoji: Emoji, objects: Tensor, cfg: float) -> list[Tensor]:
-    """Every row is one picture for each object."""
-    scenes = portraits(objects)
-    pictures = emoji.draw(scenes)
+def rows_of(mini: Miniature, emoji: Emoji, objects: Tensor) -> list[tuple[str, Tensor]]:
+    """Every row is a caption and one picture for each object."""
+    pictures = emoji.draw(portraits(objects))
     tokens = mini.refer(pictures)
-    partner = tokens.roll(1, 0)
     names = [phrase(emoji.names[index]) for index in objects.tolist()]
-    empty = [""] * len(names)
+    whole, left, right = Reference(tokens), Reference(tokens, region=LEFT), Reference(tokens.roll(1, 0), region=RIGHT)
+    few = pool_tokens(tokens, 4)
 
-    def sample(prompts: list[str], *references: Reference, seed: int = 0) -> Tensor:
-        return mini.sample(prompts, references, cfg=cfg, seed=seed)
+    def sample(prompt: str, *references: Reference, seed: int = 0, cfg: float = 2.0) -> Tensor:
+        return mini.sample([prompt.format(name) for name in names], references, seed=seed, cfg=cfg)
 
-    sweep = [sample(["a cat"] * len(names), Reference(tokens, log_strength(s))) for s in (0.1, 0.3, 1.0, 2.0)]
+    variations = [(f"reference alone, seed {seed}", sample("", whole, seed=seed)) for seed in range(3)]
+    strengths = [
+        (f'"a pizza", strength {value}', sample("a pizza", Reference(tokens, log_strength(value))))
+        for value in (0.0, 0.1, 0.2, 0.4, 1.0, 2.0)
+    ]
     return [
-        pictures.cpu(),
-        mini.decode(mini.encode(pictures)).cpu(),
-        *(sample(empty, Reference(tokens), seed=seed) for seed in range(3)),
-        sample(["flat style, blue background"] * len(names), Reference(tokens)),
-        sample(["fluent style, striped pink background, left"] * len(names), Reference(tokens)),
-        *sweep,
-        sample(["a cat"] * len(names), Reference(tokens, region=LEFT)),
-        sample(["side by side"] * len(names), Reference(tokens, region=LEFT), Reference(partner, region=RIGHT)),
-        sample(["side by side"] * len(names), Reference(tokens), Reference(partner)),
-        sample(empty, Reference(pool_tokens(tokens, 4), log_strength(4.0))),
-        sample(empty, Reference(pool_tokens(tokens, 4))),
-        sample([f"a {name}, noto style, yellow background" for name in names]),
-        sample([f"a {name} beside a cat, dotted teal background" for name in names]),
+        ("reference", pictures.cpu()),
+        ("autoencoder", mini.decode(mini.encode(pictures)).cpu()),
+        *variations,
+        ('"blue background"', sample("blue background", whole)),
+        ('"striped pink background, left"', sample("striped pink background, left", whole)),
+        ('"fluent style"', sample("fluent style", whole)),
+        ('"flat style"', sample("flat style", whole)),
+        *strengths,
+        ("region: left half", sample("", left)),
+        ('"a pizza", region: left half', sample("a pizza", left)),
+        ("two references, two regions", sample("side by side", left, right)),
+        ("two references, no region", sample("side by side", whole, Reference(right.tokens))),
+        ("4 x 4 tokens, normalized", sample("", Reference(few, log_strength(4.0)))),
+        ("4 x 4 tokens, not normalized", sample("", Reference(few))),
+        ('text: "a NAME, white background"', sample("a {}, white background", cfg=4.0)),
     ]
 
 
-def tile(rows: list[Tensor], gap: int = 4) -> Image.Image:
-    height, width = rows[0].shape[-2:]
-    canvas = torch.ones(3, len(rows) * (height + gap) + gap, len(rows[0]) * (width + gap) + gap)
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            top, left = gap + r * (height + gap), gap + c * (width + gap)
-            canvas[:, top : top + height, left : left + width] = picture
-    return Image.fromarray((canvas.permute(1, 2, 0) * 255).round().byte().numpy())
+def tile(rows: list[tuple[str, Tensor]], gap: int = 4, margin: int = 250) -> Image.Image:
+    """Captions on the left, pictures on the right."""
+    height, width = rows[0][1].shape[-2:]
+    size = (margin + len(rows[0][1]) * (width + gap), len(rows) * (height + gap) + gap)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    for number, (caption, pictures) in enumerate(rows):
+        top = gap + number * (height + gap)
+        pen.text((8, top + height // 2 - 8), caption, "black", ImageFont.load_default(16))
+        for column, picture in enumerate(pictures):
+            pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
+            canvas.paste(Image.fromarray(pixels), (margin + column * (width + gap), top))
+    return canvas
 
 
 def plot(history: list[Any], autoencoder: list[Any], path: Path) -> None:
@@ -89,15 +100,13 @@ def main() -> None:
     for name in ("emoji", "models", "weights", "autoencoder", "output"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--cfg", type=float, default=2.0)
     arguments = parser.parse_args()
     torch.manual_seed(3)
     emoji, mini = Emoji(arguments.emoji, arguments.device), Miniature(arguments.models, arguments.device)
-    trained = [emoji.names.index(name) for name in SHOWN if emoji.names.index(name) in emoji.train.tolist()]
-    objects = torch.cat((torch.tensor(trained, device=arguments.device), emoji.held_out[:6]))
+    objects = torch.tensor([emoji.names.index(name) for name in (*TRAINED, *HELD_OUT)], device=arguments.device)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
-        tile(rows_of(mini, emoji, objects, arguments.cfg)).save(arguments.output / "sheet.png")
+        tile(rows_of(mini, emoji, objects)).save(arguments.output / "sheet.jpg", quality=88)
     states = [torch.load(path, map_location="cpu") for path in (arguments.weights, arguments.autoencoder)]
     plot(states[0]["history"], states[1]["history"], arguments.output / "losses.png")
 

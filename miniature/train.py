@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +25,10 @@ from torch import Tensor, nn
 
 from redux import ReduxConfig, ReduxModel, SiglipConfig
 
+from .autoencoder import build_encoder
 from .batches import SHARES, Batch, Batches, bicubic_matrix, pixel_values
-from .models import Flux, FluxConfig, build_encoder
+from .common import channels_last, save_atomically
+from .models import Flux, FluxConfig
 from .scenes import Emoji
 from .vocabulary import build_vocabulary
 
@@ -73,7 +74,8 @@ class Optimizer:
     """Muon for the matrices inside blocks and AdamW for all else, or AdamW for everything."""
 
     def __init__(self, model: nn.Module, rate: float, muon: bool) -> None:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, value in model.named_parameters():
             inside = muon and value.ndim == 2 and "blocks." in name
             (matrices if inside else others).append(value)
@@ -100,7 +102,7 @@ def rate_at(peak: float, progress: float, step: int) -> float:
 def load_encoder(path: Path, device: torch.device) -> tuple[nn.Module, float, float]:
     """The frozen encoder of `train_autoencoder`, with the mean and the deviation of its latents."""
     state = torch.load(path, map_location=device)
-    encoder = build_encoder().to(device, memory_format=torch.channels_last)
+    encoder = channels_last(build_encoder().to(device))
     encoder.load_state_dict(state["encoder"])
     return encoder.requires_grad_(False), state["shift"], state["scale"]
 
@@ -114,14 +116,6 @@ def velocity_loss(model: Miniature, batch: Batch, matrix: Tensor) -> Tensor:
     with torch.autocast(latents.device.type, torch.bfloat16):
         velocity = model((1 - blend) * latents + blend * noise, time_B, batch.words, pixels, batch.mask)
     return (velocity.float() - (noise - latents)).pow(2).mean()
-
-
-def save_atomically(value: Any, path: Path) -> None:
-    """Write beside the file and rename, so that a stop in between leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(value, part)
-    os.replace(part, path)
 
 
 class Trainer:

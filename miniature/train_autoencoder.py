@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models import build_decoder, build_encoder
+from .autoencoder import build_decoder, build_encoder
+from .common import channels_last, save_atomically
 from .scenes import Emoji, make_scenes
-from .train import save_atomically
 
 RATE = 1e-3
 NOISE = 0.15  # largest standard deviation of the noise on latents, so that the decoder forgives a sampler's errors
@@ -59,7 +59,7 @@ def train(emoji: Emoji, path: Path, arguments: argparse.Namespace) -> dict[str, 
         state = torch.load(path, map_location=device)
         encoder.load_state_dict(state["encoder"])
         decoder.load_state_dict(state["decoder"])
-    both = nn.ModuleList([encoder, decoder]).to(memory_format=torch.channels_last)
+    both = channels_last(nn.ModuleList([encoder, decoder]))
     optimizer = torch.optim.AdamW(both.parameters(), RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     if "optimizer" in state:
         optimizer.load_state_dict(state["optimizer"])
