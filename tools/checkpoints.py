@@ -1,4 +1,4 @@
-"""Small random-weight checkpoints in the file formats of the real ones, for tests and for a demo without training.
+"""Small random-weight checkpoints in the file formats of the real ones, for tests.
 
     write_checkpoints(models)   ->  clip_vision/, style_models/, diffusion_models/, vae/ and text_encoders/
 

@@ -89,8 +89,8 @@ def columns(graph: workflow.Workflow) -> list[list[str]]:
     return [[key for key in graph if depth[key] == column] for column in range(max(depth.values()) + 1)]
 
 
-def place(graph: workflow.Workflow, sizes: dict[str, list[float]]) -> tuple[dict[str, list[float]], float]:
-    """Positions of the nodes in columns, and the left edge of the first one."""
+def place(graph: workflow.Workflow, sizes: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Positions of the nodes in columns; the first column stands at 0."""
     positions: dict[str, list[float]] = {}
     left = 0.0
     for column in columns(graph):
@@ -99,7 +99,7 @@ def place(graph: workflow.Workflow, sizes: dict[str, list[float]]) -> tuple[dict
             positions[key] = [left, top]
             top += sizes[key][1] + ROW_GAP
         left += max((sizes[key][0] for key in column), default=0) + COLUMN_GAP
-    return positions, 0.0
+    return positions
 
 
 def finish(template: dict[str, Any], graph: workflow.Workflow) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def finish(template: dict[str, Any], graph: workflow.Workflow) -> dict[str, Any]
 def make(page: Any, name: str) -> None:
     graph = workflow.set_inputs(workflow.read(WORKFLOWS / "api" / f"{name}.json"), "LoadImage", image="example.png")
     sizes = dict(page.evaluate(LOAD, [graph, name]))
-    positions, left = place(graph, sizes)
-    note = {"text": NOTES[name], "pos": [left - NOTE_WIDTH - COLUMN_GAP, TOP], "size": [NOTE_WIDTH, 420]}
+    positions = place(graph, sizes)
+    note = {"text": NOTES[name], "pos": [-NOTE_WIDTH - COLUMN_GAP, TOP], "size": [NOTE_WIDTH, 420]}
     template = finish(page.evaluate(PLACE, [positions, note]), graph)
     target = WORKFLOWS / f"{TITLES[name]}.json"
     target.write_text(json.dumps(template, indent=1) + "\n", "utf-8")
