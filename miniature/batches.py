@@ -32,18 +32,18 @@ Encode = Callable[[Tensor], Tensor]
 # one object:  object, group, style, colour, pattern, place, size
 # two objects: object 1, object 2, style, colour, pattern, arrangement
 SHARES = {
-    "text": 0.34,
-    "text two": 0.06,
-    "one": 0.36,
-    "one region": 0.05,
-    "one of two": 0.05,
-    "two": 0.07,
-    "two region": 0.07,
+    "text": 0.48,
+    "text two": 0.05,
+    "one": 0.30,
+    "one region": 0.04,
+    "one of two": 0.04,
+    "two": 0.045,
+    "two region": 0.045,
 }
 WANTED = {
-    "text": (3.0, -1.0, 0.7, 0.7, 0.0, 0.0, -1.0),
+    "text": (3.0, -1.0, 1.2, 0.7, 0.0, 0.0, -1.0),
     "text two": (3.0, 3.0, 0.5, 0.5, 0.0, 0.5),
-    "one": (-0.7, -1.0, 1.0, 1.0, 0.2, 0.0, -1.0),
+    "one": (-0.7, -1.0, 1.7, 1.0, 0.2, 0.0, -1.0),
     "one region": (-1.0, NEVER, 0.7, 0.7, 0.0, NEVER, NEVER),
     "one of two": (NEVER, 9.0, 0.0, 0.5, 0.0, NEVER),  # the text names what stands outside the region
     "two": (-1.0, -1.0, 0.7, 0.7, 0.0, 0.7),
@@ -52,8 +52,8 @@ WANTED = {
 ONE_OBJECT = ("text", "one", "one region")
 CLOSED = ("one region", "one of two", "two region")
 STYLE, COLOUR, PATTERN, PLACE, SIZE = 2, 3, 4, 5, 6  # attributes, counted as in `WANTED`
-WORD_COUNTS = {"text": (1, 2, 3, 4, 5), "text two": (2, 3, 4, 5)}  # otherwise (1, 1, 2, 3)
-NO_WORDS = {"text": 0.1, "text two": 0.1, "one of two": 0.0}  # share of rows with the empty prompt; otherwise 0.3
+WORD_COUNTS = {"text": (1, 2, 3, 3, 4, 5), "text two": (2, 3, 4, 5), "one": (1, 2, 2, 3)}  # otherwise (1, 1, 2, 3)
+NO_WORDS = {"text": 0.1, "text two": 0.1, "one": 0.2, "one of two": 0.0}  # rows with the empty prompt; otherwise 0.3
 
 
 @dataclass

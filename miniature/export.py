@@ -23,7 +23,7 @@ from redux import ReduxConfig
 from redux.config import write_metadata
 from redux.words import METADATA_KEY, WEIGHT_KEY
 
-from .sampling import FLUX_SCALE, FLUX_SHIFT
+from .autoencoder import autoencoder_weights, load_autoencoder
 from .train import TOWER
 from .vocabulary import build_vocabulary
 
@@ -56,15 +56,6 @@ def tower_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"vision_model.{key}": value for key, value in out.items()}
 
 
-def autoencoder_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """TAESD's keys, with the scale and shift that give FLUX's latent format mean 0 and deviation 1."""
-    out = {f"taesd_{part}.{key}": value for part in ("encoder", "decoder") for key, value in state[part].items()}
-    scale = FLUX_SCALE * state["scale"]
-    out["vae_scale"] = torch.tensor(scale)
-    out["vae_shift"] = torch.tensor(FLUX_SHIFT - state["shift"] / scale)
-    return out
-
-
 def collect(trained: dict[str, Any], autoencoder: dict[str, Any], emoji: Path) -> Files:
     """(tensors, metadata) by path below a models folder."""
     average = trained["average"]
@@ -74,7 +65,7 @@ def collect(trained: dict[str, Any], autoencoder: dict[str, Any], emoji: Path) -
 
     with np.load(emoji) as arrays:
         names, categories = arrays["names"].tolist(), arrays["categories"].tolist()
-    words, rows = build_vocabulary(names, categories).with_aliases()
+    words, rows = build_vocabulary(names, categories).entries()
     projector = part("redux.projector.")
     hidden, inputs = projector["redux_up.weight"].shape
     config = ReduxConfig(in_features=inputs, hidden_features=hidden, out_features=len(projector["redux_down.weight"]))
@@ -104,8 +95,10 @@ def write(files: Files, models: Path) -> None:
 
 
 def pack(models: Path, names: list[str], folder: Path) -> None:
-    """Cut the files into parts and list them with their SHA-256."""
+    """Cut the files into parts and list them with their SHA-256, and with those of earlier releases."""
     folder.mkdir(exist_ok=True)
+    listed = folder / "manifest.json"
+    released = json.loads(listed.read_text("ascii")) if listed.exists() else {}
     for old in folder.glob("*.part*"):
         old.unlink()
     manifest = {}
@@ -117,8 +110,10 @@ def pack(models: Path, names: list[str], folder: Path) -> None:
         for number, start in enumerate(range(0, len(data), PART), 1):
             parts.append(f"{Path(name).name}.part{number}")
             (folder / parts[-1]).write_bytes(data[start : start + PART])
-        manifest[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "parts": parts}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "ascii")
+        digest, old = hashlib.sha256(data).hexdigest(), released.get(name, {})
+        earlier = sorted({*old.get("earlier", ()), *([old["sha256"]] if old else ())} - {digest})
+        manifest[name] = {"bytes": len(data), "sha256": digest, "parts": parts, "earlier": earlier}
+    listed.write_text(json.dumps(manifest, indent=1) + "\n", "ascii")
     print(f"{total / 1e6:.1f} MB in {folder}")
 
 
@@ -131,7 +126,7 @@ def main() -> None:
     parser.add_argument("--pack", action="store_true")
     arguments = parser.parse_args()
     trained = torch.load(arguments.weights, map_location="cpu")
-    files = collect(trained, torch.load(arguments.autoencoder, map_location="cpu"), arguments.emoji)
+    files = collect(trained, load_autoencoder(arguments.autoencoder), arguments.emoji)
     write(files, arguments.models)
     if arguments.pack:
         pack(arguments.models, list(files), WEIGHTS)

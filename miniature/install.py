@@ -2,7 +2,8 @@
 
     python miniature/install.py /path/to/ComfyUI/models
 
-Needs nothing but Python. Files that are already there are left alone; a different file of the same name is an error.
+Needs nothing but Python. Files that are already there are left alone, and those of an earlier release are renewed; a
+different file of the same name is an error.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ def install(models: str | Path, weights: Path = WEIGHTS) -> list[Path]:
 def _is_present(path: Path, entry: dict[str, Any]) -> bool:
     if not path.exists():
         return False
-    if path.stat().st_size == entry["bytes"] and _digest(path.read_bytes()) == entry["sha256"]:
+    found = _digest(path.read_bytes())
+    if found == entry["sha256"]:
         return True
+    if found in entry.get("earlier", ()):
+        return False
     raise FileExistsError(f"{path} is there and is another file; move it away or rename it, then install again.")
 
 

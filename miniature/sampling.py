@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from redux import ReduxModel
 from redux.words import WordTable
 
-from .autoencoder import build_decoder, build_encoder
+from .autoencoder import FLUX_SCALE, FLUX_SHIFT, build_decoder, build_encoder
 from .batches import bicubic_matrix, pixel_values
 from .models import Flux, FluxConfig
 
-FLUX_SCALE, FLUX_SHIFT = 0.3611, 0.1159  # of FLUX's latent format
 SIDE = 16  # of the latents of a 128 x 128 picture
 
 

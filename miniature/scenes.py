@@ -161,7 +161,9 @@ def _one_box(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Most objects are large and central; the others stand at a side. Returns boxes [N, 1, 4] and places [N]."""
     central = torch.rand(count, device=device) < 0.65
     places = torch.where(central, 0, torch.randint(1, len(PLACES), (count,), device=device))
-    half = torch.where(central, _uniform(count, device, 0.4, 0.95), _uniform(count, device, 0.34, 0.5))
+    lowest = torch.where(torch.rand(count, device=device) < 0.6, 0.65, 0.4)  # a big object has details to learn
+    big = lowest + torch.rand(count, device=device) * (0.95 - lowest)
+    half = torch.where(central, big, _uniform(count, device, 0.34, 0.5))
     away = SIDE_WAYS.to(device)[places] * (0.92 - half)[:, None]
     centre = away + torch.randn(count, 2, device=device) * 0.05
     return torch.cat((half[:, None], centre, torch.randn(count, 1, device=device) * 0.07), 1)[:, None], places

@@ -1,15 +1,14 @@
 """The picture sheet and the loss curves of the README.
 
-    python -m miniature.sheet .mini/emoji.npz MODELS CKPT/miniature.weights.pt CKPT/autoencoder.pt OUT
+    python -m miniature.sheet .mini/emoji.npz MODELS OUT --losses CKPT/miniature.weights.pt
 
-writes OUT/sheet.jpg and OUT/losses.png (matplotlib). Columns: six objects that were trained on, then six held out.
+writes OUT/sheet.jpg and, of each checkpoint after `--losses` (also the autoencoder's), a plot in OUT (matplotlib). Columns: six objects that were trained on, then six held out.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -33,8 +32,8 @@ def rows_of(mini: Miniature, emoji: Emoji, objects: Tensor) -> list[tuple[str, T
     whole, left, right = Reference(tokens), Reference(tokens, region=LEFT), Reference(tokens.roll(1, 0), region=RIGHT)
     few = pool_tokens(tokens, 4)
 
-    def sample(prompt: str, *references: Reference, seed: int = 0, cfg: float = 2.0) -> Tensor:
-        return mini.sample([prompt.format(name) for name in names], references, seed=seed, cfg=cfg)
+    def sample(prompt: str, *references: Reference, seed: int = 0) -> Tensor:
+        return mini.sample([prompt.format(name) for name in names], references, seed=seed)
 
     variations = [(f"reference alone, seed {seed}", sample("", whole, seed=seed)) for seed in range(3)]
     strengths = [
@@ -56,7 +55,7 @@ def rows_of(mini: Miniature, emoji: Emoji, objects: Tensor) -> list[tuple[str, T
         ("two references, no region", sample("side by side", whole, Reference(right.tokens))),
         ("4 x 4 tokens, normalized", sample("", Reference(few, log_strength(4.0)))),
         ("4 x 4 tokens, not normalized", sample("", Reference(few))),
-        ('text: "a NAME, white background"', sample("a {}, white background", cfg=4.0)),
+        ('text: "a NAME, yellow background"', sample("a {}, yellow background")),
     ]
 
 
@@ -75,30 +74,34 @@ def tile(rows: list[tuple[str, Tensor]], gap: int = 4, margin: int = 250) -> Ima
     return canvas
 
 
-def plot(history: list[Any], autoencoder: list[Any], path: Path) -> None:
+def plot(checkpoint: Path, folder: Path) -> None:
+    """The history of a training, to FOLDER/NAME of the checkpoint.png."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
-    left.plot([point[0] for point in autoencoder], [point[2] for point in autoencoder])
-    left.set(xlabel="seconds", ylabel="PSNR, dB", title="Autoencoder (one batch, with noise on the latents)")
-    for kind in SHARES:
-        points = [(samples / 1e6, losses[kind]) for _, samples, losses in history if kind in losses]
-        right.plot(*zip(*points, strict=True), label=kind, linewidth=0.9)
-    right.set(
-        xlabel="million samples", ylabel="flow matching loss", title="FLUX, tower, projector and words", yscale="log"
-    )
-    right.legend(fontsize=8)
+    history = torch.load(checkpoint, map_location="cpu")["history"]
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    if isinstance(history[0][2], dict):
+        for kind in SHARES:
+            points = [(samples / 1e6, losses[kind]) for _, samples, losses in history if kind in losses]
+            axes.plot(*zip(*points, strict=True), label=kind, linewidth=0.9)
+        title = "FLUX, tower, projector and words"
+        axes.set(xlabel="million samples", ylabel="flow matching loss", title=title, yscale="log")
+        axes.legend(fontsize=8, ncols=2)
+    else:
+        axes.plot([seconds for seconds, _, _ in history], [psnr for _, _, psnr in history])
+        axes.set(xlabel="seconds", ylabel="PSNR, dB", title="Autoencoder (one batch, with noise on the latents)")
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.savefig(folder / f"{checkpoint.name.split('.')[0]}.png", dpi=100)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("emoji", "models", "weights", "autoencoder", "output"):
+    for name in ("emoji", "models", "output"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--losses", type=Path, nargs="*", default=[])
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.manual_seed(3)
@@ -107,8 +110,8 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         tile(rows_of(mini, emoji, objects)).save(arguments.output / "sheet.jpg", quality=88)
-    states = [torch.load(path, map_location="cpu") for path in (arguments.weights, arguments.autoencoder)]
-    plot(states[0]["history"], states[1]["history"], arguments.output / "losses.png")
+    for checkpoint in arguments.losses:
+        plot(checkpoint, arguments.output)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,19 @@
     python -m miniature.train .mini/emoji.npz --autoencoder CKPT/autoencoder.pt --checkpoint CKPT/miniature.pt \
         --seconds 600 --total 1200
 
-stops after `--seconds`, and goes on from the checkpoint when called again; the learning rate falls to its end over
+begins with random weights, or with `--start MODELS` with those of an installed miniature (and then the autoencoder is
+MODELS/vae/redux-mini-vae.safetensors). It stops after `--seconds`, and goes on from the checkpoint when called again; the learning rate falls to its end over
 `--total` seconds of all runs together. Every `--save` seconds the checkpoint is written, and beside it
 `*.weights.pt`, which holds the averaged weights alone.
 
-Flow matching as FLUX does it: x_t = (1 - t) latent + t noise, the network gives noise - latent, t is logit-normal.
+Flow matching as FLUX does it: x_t = (1 - t) latent + t noise, the network gives noise - latent, t is logit-normal (here
+with more weight on noisy times, see `TIME_MEAN`).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,16 +26,19 @@ from torch import Tensor, nn
 
 from redux import ReduxConfig, ReduxModel, SiglipConfig
 
-from .autoencoder import build_encoder
+from . import sampling
+from .autoencoder import build_encoder, load_autoencoder
 from .batches import SHARES, Batch, Batches, bicubic_matrix, pixel_values
 from .common import channels_last, save_atomically
 from .models import Flux, FluxConfig
+from .optimizer import Optimizer, rate_at
 from .scenes import Emoji
 from .vocabulary import build_vocabulary
 
 TOWER = SiglipConfig(image_size=112, patch_size=14, hidden_size=256, num_layers=5, num_heads=4, mlp_size=1024)
-WARM_UP = 400
-FINAL_RATE = 0.01
+# Logit of the time: mean and deviation. Words and styles act above t = 0.6 (the loss with a wrong style word exceeds that
+# with the right one by 0.028 at t = 0.9 and by 0.005 at t = 0.5), so noisy times are drawn more often than FLUX draws them.
+TIME_MEAN, TIME_DEVIATION = 0.8, 1.3
 
 
 class Miniature(nn.Module):
@@ -70,38 +74,9 @@ class Miniature(nn.Module):
             block.compile()
 
 
-class Optimizer:
-    """Muon for the matrices inside blocks and AdamW for all else, or AdamW for everything."""
-
-    def __init__(self, model: nn.Module, rate: float, muon: bool) -> None:
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, value in model.named_parameters():
-            inside = muon and value.ndim == 2 and "blocks." in name
-            (matrices if inside else others).append(value)
-        fused = others[0].is_cuda
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, rate, betas=(0.9, 0.95), weight_decay=0.01, fused=fused)
-        ]
-        if matrices:
-            self.parts.append(torch.optim.Muon(matrices, rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
-
-    def step(self, rate: float) -> None:
-        for part in self.parts:
-            part.param_groups[0]["lr"] = rate
-            part.step()
-            part.zero_grad(set_to_none=True)
-
-
-def rate_at(peak: float, progress: float, step: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return peak * min(1.0, (step + 1) / WARM_UP) * max(FINAL_RATE, cosine)
-
-
 def load_encoder(path: Path, device: torch.device) -> tuple[nn.Module, float, float]:
-    """The frozen encoder of `train_autoencoder`, with the mean and the deviation of its latents."""
-    state = torch.load(path, map_location=device)
+    """The frozen encoder, with the mean and the deviation of its latents."""
+    state = load_autoencoder(path, device)
     encoder = channels_last(build_encoder().to(device))
     encoder.load_state_dict(state["encoder"])
     return encoder.requires_grad_(False), state["shift"], state["scale"]
@@ -110,7 +85,7 @@ def load_encoder(path: Path, device: torch.device) -> tuple[nn.Module, float, fl
 def velocity_loss(model: Miniature, batch: Batch, matrix: Tensor) -> Tensor:
     latents = batch.latents
     noise = torch.randn_like(latents)
-    time_B = torch.sigmoid(torch.randn(len(latents), device=latents.device))
+    time_B = torch.sigmoid(TIME_MEAN + TIME_DEVIATION * torch.randn(len(latents), device=latents.device))
     blend = time_B[:, None, None, None]
     pixels = None if batch.references is None else pixel_values(batch.references, matrix)
     with torch.autocast(latents.device.type, torch.bfloat16):
@@ -126,6 +101,8 @@ class Trainer:
         self.vocabulary = build_vocabulary(emoji.names, emoji.categories)
         self.config = FluxConfig(arguments.hidden, arguments.double, arguments.single, arguments.context)
         self.model = Miniature(self.config, len(self.vocabulary.words)).to(self.device)
+        if arguments.start:
+            self._start(arguments.start)
         self.optimizer = Optimizer(self.model, arguments.rate, arguments.muon)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.state: dict[str, Any] = {"seconds": 0.0, "step": 0, "samples": 0, "history": []}
@@ -149,6 +126,14 @@ class Trainer:
 
         return encode
 
+    def _start(self, models: Path) -> None:
+        """The weights of an installed miniature; what its table of words has at the end are copies."""
+        installed = sampling.Miniature(models, self.arguments.device)
+        self.model.flux.load_state_dict(installed.flux.state_dict())
+        self.model.redux.load_state_dict(installed.redux.state_dict())
+        table = self.model.words.weight.data
+        table.copy_(installed.words.weight_VD[: len(table)])
+
     def _resume(self) -> None:
         saved = torch.load(self.arguments.checkpoint, map_location=self.device)
         self.model.load_state_dict(saved["model"])
@@ -156,6 +141,7 @@ class Trainer:
         for part, state in zip(self.optimizer.parts, saved["optimizers"], strict=True):
             part.load_state_dict(state)
         self.state = {key: saved[key] for key in self.state}
+        torch.manual_seed(self.arguments.seed + self.state["step"])  # not the same batches once more
 
     def save(self) -> None:
         weights = {"average": self.average.state_dict(), "config": asdict(self.config), **self.state}
@@ -210,6 +196,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("emoji", type=Path)
     parser.add_argument("--autoencoder", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="models folder with an installed miniature, to train it further")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--total", type=float, required=True)
     for name, value in (("hidden", 384), ("double", 2), ("single", 4), ("context", 384)):

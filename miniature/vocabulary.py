@@ -157,11 +157,17 @@ class Vocabulary:
     sizes: tuple[int, ...]
     arrangements: tuple[int, ...]
 
-    def with_aliases(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """All spellings, and for each the row that holds its values. An alias never hides a word of its own."""
+    def entries(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The exported table: its words, and for each the row that holds its values.
+
+        After the words stand the aliases, which never hide a word, and then every spelling of a style once more: two
+        tokens for a style let it win over a reference that shows another one (miniature/README.md has the figures).
+        """
         rows = {word: row for row, word in enumerate(self.words)}
-        extra = [(alias, rows[word]) for alias, word in ALIASES.items() if word in rows and alias not in rows]
-        return (*self.words, *(alias for alias, _ in extra)), (*range(len(self.words)), *(row for _, row in extra))
+        entries = [*rows.items()]
+        entries += [(alias, rows[word]) for alias, word in ALIASES.items() if word in rows and alias not in rows]
+        entries += [(word, row) for word, row in entries if row in self.styles]
+        return tuple(word for word, _ in entries), tuple(row for _, row in entries)
 
 
 def group_of(name: str, category: str) -> str:

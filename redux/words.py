@@ -1,7 +1,8 @@
 """The miniature's text: a table of words instead of a text encoder.
 
 A file has one tensor `words.weight` [V, D] and the words as a JSON list in the metadata key `redux.words`; the first
-word is "" and stands for an empty prompt. A word may be a phrase of several words; the longest phrase wins.
+word is "" and stands for an empty prompt. A word may be a phrase of several words; the longest phrase wins. A word that
+the list holds several times gives a token for each of its rows, so that more attention goes to it.
 """
 
 from __future__ import annotations
@@ -58,15 +59,18 @@ class WordTable:
 
     def ids(self, text: str) -> list[int]:
         """Rows of the words found in a sentence, in order; others are skipped; [0] when there is none."""
-        index = {word: row for row, word in enumerate(self.words) if word}
+        index: dict[str, list[int]] = {}
+        for row, word in enumerate(self.words):
+            if word:
+                index.setdefault(word, []).append(row)
         longest = max((word.count(" ") + 1 for word in index), default=0)
         parts = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
         found, start = [], 0
         while index and start < len(parts):
             for length in range(min(longest, len(parts) - start), 0, -1):
-                row = index.get(" ".join(parts[start : start + length]))
-                if row is not None:
-                    found.append(row)
+                rows = index.get(" ".join(parts[start : start + length]), [])
+                if rows:
+                    found += rows
                     break
-            start += length if row is not None else 1
+            start += length if rows else 1
         return found or [0]

@@ -17,7 +17,7 @@ from .workflow import Workflow
 API = ROOT / "workflows" / "api"
 REFERENCES = ROOT / "miniature" / "references"
 FIRST, SECOND = REFERENCES / "first.png", REFERENCES / "second.png"
-SIDE, STEPS, CFG = 128, 10, 3.0
+SIDE, STEPS, CFG = 128, 10, 2.0
 NAMES = {
     "diffusion_models": "redux-mini-flux.safetensors",
     "vae": "redux-mini-vae.safetensors",
@@ -29,9 +29,9 @@ OBJECT = "red apple, large, center"
 STRENGTHS = (0.0, 0.1, 0.3, 1.0)
 PROMPTS = (
     "noto style, red background",
-    "twemoji style, white background",
+    "twemoji style, orange background",
     "flat style, pink background",
-    "black background",
+    "striped green background",
 )
 
 

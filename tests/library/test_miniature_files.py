@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -57,11 +58,15 @@ def test_words_of_an_ordinary_sentence(models: Path) -> None:
         return [table.words[row] for row in table.ids(text)]
 
     sentence = "A red apple in fluent style on a blue background, on the left"
-    assert read(sentence) == ["red apple", "fluent style", "blue background", "left"]
+    assert read(sentence) == ["red apple", "fluent style", "fluent style", "blue background", "left"]
     assert read("a T-shirt beside a red_apple") == ["t shirt", "beside", "red apple"]
     assert read("") == read("nothing that it knows") == [""]
     rows = {word: row for row, word in enumerate(table.words)}
-    assert len(rows) == len(table.words)
+    twice = {word for word in rows if table.words.count(word) == 2}
+    assert twice == {word for word in rows if word.endswith(" style")} and len(twice) == 7
+    assert len(rows) + len(twice) == len(table.words)
+    first = table.words.index("flat style")
+    assert torch.equal(table.weight_VD[first], table.weight_VD[rows["flat style"]])  # rows holds the second
     assert torch.equal(table.weight_VD[rows["beside"]], table.weight_VD[rows["side by side"]])
     assert not torch.equal(table.weight_VD[rows["red apple"]], table.weight_VD[rows["green apple"]])
 
@@ -103,6 +108,19 @@ def test_another_file_of_the_name_is_left_alone(tmp_path: Path) -> None:
         installer.install(tmp_path)
     assert mine.read_bytes() == b"mine"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+def test_the_file_of_an_earlier_release_is_renewed(tmp_path: Path) -> None:
+    weights, models, name = tmp_path / "weights", tmp_path / "models", "vae/new.safetensors"
+    weights.mkdir()
+    (models / "vae").mkdir(parents=True)
+    (weights / "new.part1").write_bytes(b"new")
+    digests = [hashlib.sha256(data).hexdigest() for data in (b"new", b"old")]
+    entry = {"bytes": 3, "sha256": digests[0], "parts": ["new.part1"], "earlier": digests[1:]}
+    (weights / "manifest.json").write_text(json.dumps({name: entry}), "ascii")
+    (models / name).write_bytes(b"old")
+    installer.install(models, weights)
+    assert (models / name).read_bytes() == b"new"
 
 
 def test_damaged_and_missing_parts_are_refused(tmp_path: Path) -> None:

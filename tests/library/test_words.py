@@ -14,12 +14,12 @@ from tools import checkpoints
 
 Write = Callable[..., Path]
 
-WORDS = ("", "a", "cat", "dog", "black cat", "black cat at night", "at", "red")
+WORDS = ("", "a", "cat", "dog", "black cat", "black cat at night", "at", "red", "flat style", "flat style")
 
 
 @pytest.fixture
 def table(write: Write) -> WordTable:
-    weights = {WEIGHT_KEY: torch.arange(16.0).reshape(8, 2)}
+    weights = {WEIGHT_KEY: torch.arange(20.0).reshape(10, 2)}
     return WordTable.load(write("words.safetensors", weights, {METADATA_KEY: json.dumps(WORDS)}))
 
 
@@ -42,13 +42,17 @@ def test_the_longest_phrase_wins_and_the_unknown_is_skipped(table: WordTable, te
     assert [table.words[row] for row in table.ids(text)] == words
 
 
+def test_a_word_that_is_listed_twice_gives_two_tokens(table: WordTable) -> None:
+    assert table.ids("a cat in flat style") == [1, 2, 8, 9]
+
+
 def test_a_table_of_the_empty_prompt_alone(table: WordTable) -> None:
     assert WordTable(table.weight_VD[:1], ("",)).ids("a cat") == [0]
 
 
 def test_the_table_is_a_copy_of_the_file(table: WordTable) -> None:
     assert table.words == WORDS
-    assert torch.equal(table.weight_VD, torch.arange(16.0).reshape(8, 2))
+    assert torch.equal(table.weight_VD, torch.arange(20.0).reshape(10, 2))
 
 
 @pytest.mark.parametrize(
