@@ -2,7 +2,8 @@
 
     python -m miniature.sheet .mini/emoji.npz MODELS OUT --losses CKPT/miniature.weights.pt
 
-writes OUT/sheet.jpg and, of each checkpoint after `--losses` (also the autoencoder's), a plot in OUT (matplotlib). Columns: six objects that were trained on, then six held out.
+writes OUT/sheet.jpg and, of each checkpoint after `--losses` (the autoencoder's too), OUT/losses-NAME.png (matplotlib).
+Columns: six objects that were trained on, then six held out, or six further words where text alone is shown.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from .batches import SHARES
 from .evaluate import LEFT, RIGHT, portraits
 from .sampling import Miniature, Reference, log_strength, pool_tokens
 from .scenes import Emoji
-from .vocabulary import phrase
+from .vocabulary import STYLES, phrase
 
 TRAINED = ("fox", "pineapple", "hamburger", "teapot", "penguin", "rocket")
 HELD_OUT = ("elephant", "giraffe", "croissant", "umbrella", "ghost", "telescope")
+NAMED = ("cat", "house", "guitar", "castle", "tulip", "pizza")  # on the right, where text alone is shown
 
 
 def rows_of(mini: Miniature, emoji: Emoji, objects: Tensor) -> list[tuple[str, Tensor]]:
     """Every row is a caption and one picture for each object."""
     pictures = emoji.draw(portraits(objects))
     tokens = mini.refer(pictures)
-    names = [phrase(emoji.names[index]) for index in objects.tolist()]
+    names = [phrase(name) for name in (*TRAINED, *NAMED)]
     whole, left, right = Reference(tokens), Reference(tokens, region=LEFT), Reference(tokens.roll(1, 0), region=RIGHT)
-    few = pool_tokens(tokens, 4)
+    few, large = pool_tokens(tokens, 4), "a large {}, blue background"
 
     def sample(prompt: str, *references: Reference, seed: int = 0) -> Tensor:
         return mini.sample([prompt.format(name) for name in names], references, seed=seed)
@@ -55,7 +57,8 @@ def rows_of(mini: Miniature, emoji: Emoji, objects: Tensor) -> list[tuple[str, T
         ("two references, no region", sample("side by side", whole, Reference(right.tokens))),
         ("4 x 4 tokens, normalized", sample("", Reference(few, log_strength(4.0)))),
         ("4 x 4 tokens, not normalized", sample("", Reference(few))),
-        ('text: "a NAME, yellow background"', sample("a {}, yellow background")),
+        ('"a NAME, yellow background"', sample("a {}, yellow background")),
+        *((f'"a large NAME, {style} style"', sample(f"{large}, {style} style")) for style in STYLES),
     ]
 
 
@@ -75,7 +78,7 @@ def tile(rows: list[tuple[str, Tensor]], gap: int = 4, margin: int = 250) -> Ima
 
 
 def plot(checkpoint: Path, folder: Path) -> None:
-    """The history of a training, to FOLDER/NAME of the checkpoint.png."""
+    """The history of a training, as losses-NAME.png after the checkpoint's name."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -94,7 +97,7 @@ def plot(checkpoint: Path, folder: Path) -> None:
         axes.plot([seconds for seconds, _, _ in history], [psnr for _, _, psnr in history])
         axes.set(xlabel="seconds", ylabel="PSNR, dB", title="Autoencoder (one batch, with noise on the latents)")
     figure.tight_layout()
-    figure.savefig(folder / f"{checkpoint.name.split('.')[0]}.png", dpi=100)
+    figure.savefig(folder / f"losses-{checkpoint.name.split('.')[0]}.png", dpi=100)
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
     python -m miniature.train .mini/emoji.npz --autoencoder CKPT/autoencoder.pt --checkpoint CKPT/miniature.pt \
         --seconds 600 --total 1200
 
-begins with random weights, or with `--start MODELS` with those of an installed miniature (and then the autoencoder is
-MODELS/vae/redux-mini-vae.safetensors). It stops after `--seconds`, and goes on from the checkpoint when called again; the learning rate falls to its end over
-`--total` seconds of all runs together. Every `--save` seconds the checkpoint is written, and beside it
-`*.weights.pt`, which holds the averaged weights alone.
+begins with random weights, or with `--start MODELS` with those of an installed miniature (the autoencoder is then
+MODELS/vae/redux-mini-vae.safetensors). It stops after `--seconds`, and goes on from the checkpoint when called again;
+the learning rate falls to its end over `--total` seconds of all runs together. Every `--save` seconds the checkpoint is
+written, and beside it `*.weights.pt`, which holds the averaged weights alone.
 
 Flow matching as FLUX does it: x_t = (1 - t) latent + t noise, the network gives noise - latent, t is logit-normal (here
 with more weight on noisy times, see `TIME_MEAN`).
@@ -36,8 +36,8 @@ from .scenes import Emoji
 from .vocabulary import build_vocabulary
 
 TOWER = SiglipConfig(image_size=112, patch_size=14, hidden_size=256, num_layers=5, num_heads=4, mlp_size=1024)
-# Logit of the time: mean and deviation. Words and styles act above t = 0.6 (the loss with a wrong style word exceeds that
-# with the right one by 0.028 at t = 0.9 and by 0.005 at t = 0.5), so noisy times are drawn more often than FLUX draws them.
+# Logit of the time: mean and deviation. Words act at noisy times: the loss with a wrong style word exceeds that with
+# the right one by 0.028 at t = 0.9 and by 0.005 at t = 0.5. With FLUX's 0 and 1, a third of the samples are above 0.6.
 TIME_MEAN, TIME_DEVIATION = 0.8, 1.3
 
 

@@ -26,11 +26,12 @@ from .template_notes import TITLES
 
 SIDE, INSET, BORDER = 512, 168, 6
 PROMPTS = {
-    "restyle_with_a_prompt": "pink background, large, center",
+    "restyle_with_a_prompt": "flat style, striped pink background",
     "two_references_in_two_regions": "side by side",
     "mix_two_references": "side by side",
     "save_reference_and_conditioning": "dotted, large, center",
 }
+STRENGTHS = {"restyle_with_a_prompt": 0.8}  # at the template's 0.3 the miniature loses the face
 INSTEAD = {"core_loaders": "image_variation"}  # ComfyUI's own loader does not know the miniature's tower
 BEFORE = {"load_reference_and_conditioning": "save_reference_and_conditioning"}
 
@@ -40,6 +41,8 @@ def make(client: Client, name: str, names: tuple[str, str]) -> Image.Image:
     if name in BEFORE:
         client.run(tour.graph_of(BEFORE[name], names))
     graph = tour.say(tour.graph_of(INSTEAD.get(name, name), names), PROMPTS.get(name, ""))
+    if name in STRENGTHS:
+        graph = workflow.set_inputs(graph, "ReduxApply", strength=STRENGTHS[name])
     graph = workflow.set_seed(graph, 1 + list(TITLES).index(name))
     images = [image for image in client.run(graph).images if "influence" not in image["filename"]]
     pictures = [Image.open(io.BytesIO(client.fetch(image))).convert("RGB") for image in images]

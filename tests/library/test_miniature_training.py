@@ -83,7 +83,7 @@ def test_every_kind_of_batch(emoji: Path, kind: str) -> None:
         batch = made.draw(kind, 6)
         rows, count = batch.words.shape
         assert rows == len(batch.latents) == 6
-        assert 0 <= batch.words.min() and batch.words.max() < len(vocabulary.words)
+        assert batch.words.min() >= 0 and batch.words.max() < len(vocabulary.words)
         pictures = {"two": 2, "two region": 2, "text": 0, "text two": 0}.get(kind, 1)
         assert (batch.references is None) == (pictures == 0)
         if batch.references is not None:
