@@ -7,6 +7,7 @@ The dense model knows nothing of the pack: the reference's tokens are put before
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.patcher_extension
@@ -111,3 +112,10 @@ def count_calls(model: Any) -> tuple[Any, list[dict[str, Any]]]:
     kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     model.add_wrapper_with_key(kind, "count", wrapper)
     return model, calls
+
+
+def queue_with(*class_types: str) -> SimpleNamespace:
+    """A stand-in for ComfyUI's server while it runs a prompt of these nodes."""
+    prompt = {str(index): {"class_type": name, "inputs": {}} for index, name in enumerate(class_types)}
+    queue = SimpleNamespace(currently_running={0: (0, "id", prompt, {}, [])})
+    return SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(prompt_queue=queue)))

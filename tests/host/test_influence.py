@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from redux_scene import make_bias, region_weights
+from redux_scene import make_bias, queue_with, region_weights
 
 TEXT = 8
 PICTURE = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(0))
-
-
-def queue_with(*class_types: str) -> SimpleNamespace:
-    """A stand-in for ComfyUI's server while it runs a prompt of these nodes."""
-    prompt = {str(index): {"class_type": name, "inputs": {}} for index, name in enumerate(class_types)}
-    queue = SimpleNamespace(currently_running={0: (0, "id", prompt, {}, [])})
-    return SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(prompt_queue=queue)))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from redux_scene import queue_with
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -101,9 +102,9 @@ def test_reference_alone_gives_different_pictures_of_the_same_thing(mini: Mini, 
 
 def test_strength_moves_the_picture_from_the_text_to_the_reference(mini: Mini, first: Tensor) -> None:
     text, tokens = mini.say("red apple, large, center"), mini.encode(first)
-    pictures = [mini.paint(mini.apply(text, tokens, strength=s)) for s in (0.0, 0.1, 1.0)]
+    pictures = [mini.paint(mini.apply(text, tokens, strength=s)) for s in (0.0, 0.1, 1.0, 2.0)]
     near = [likeness(picture, first) for picture in pictures]
-    assert near[0] < near[1] < near[2]
+    assert near[0] < near[1] < near[2] and near[3] > near[2] - 0.02  # above 1 there is little left to gain
     assert near[2] - near[0] > 0.4
     assert torch.equal(pictures[0], mini.paint(text))
 
@@ -147,3 +148,39 @@ def test_normalize_keeps_more_of_a_pooled_reference(mini: Mini, first: Tensor) -
     kept = likeness(mini.paint(mini.apply(text, tokens, normalize=True)), first)
     weak = likeness(mini.paint(mini.apply(text, tokens, normalize=False)), first)
     assert kept > weak
+
+
+def test_text_alone_draws_what_it_names_on_the_background_it_names(mini: Mini) -> None:
+    """A red heart fills the middle; green stands at the border."""
+    picture = mini.paint(mini.say("large red heart, center, plain green background"))[0]
+    red, green, blue = picture.unbind(-1)
+    heart, grass = (red > 0.6) & (green < 0.4), (green > red + 0.15) & (green > blue + 0.15)
+    assert heart[44:84, 44:84].float().mean() > 0.8
+    border = torch.cat((grass[:6].flatten(), grass[-6:].flatten()))
+    assert border.float().mean() > 0.9
+
+
+def test_text_changes_style_and_background_of_the_reference(mini: Mini, first: Tensor) -> None:
+    """The ghost is shaded in its own style and evenly white in the flat one; its background follows the text."""
+    tokens = mini.encode(first)
+    plain = mini.paint(mini.apply(mini.say(""), tokens))[0]
+    told = mini.paint(mini.apply(mini.say("flat style, pink background"), tokens))[0]
+    for picture, colour in ((plain, (0.27, 0.43, 0.86)), (told, (0.94, 0.59, 0.75))):
+        assert (picture[:6].mean((0, 1)) - torch.tensor(colour)).abs().max() < 0.15
+    whites = [(picture.amin(-1) > 0.97).sum() for picture in (plain, told)]
+    assert whites[1] > 1000 and whites[1] > 4 * whites[0], whites
+
+
+def test_influence_agrees_with_the_regions(
+    mini: Mini, first: Tensor, second: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reference acts in its half only, and most where its object stands: in the middle rows."""
+    monkeypatch.setitem(sys.modules, "server", queue_with("KSampler", "ReduxInfluence"))
+    conditioning = mini.apply(mini.say("side by side"), mini.encode(first), region=half("left"))
+    conditioning = mini.apply(conditioning, mini.encode(second), region=half("right"))
+    mini.paint(conditioning)
+    (result,) = sys.modules[mini.redux["ReduxInfluence"].__module__].recorded(conditioning)
+    left, right = result.maps_BSyx[0, 0], result.maps_BSyx[0, 1]
+    assert not left[:, 4:].any() and not right[:, :4].any()
+    for own in (left[:, :4], right[:, 4:]):
+        assert own[2:6].mean() > 1.5 * own[[0, 1, 6, 7]].mean()
