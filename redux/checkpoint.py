@@ -1,9 +1,8 @@
 """Checkpoints of other projects to our layout: recognise by shapes, convert, check every key and every shape.
 
 Shapes are checked here because a host with dynamic memory accepts a weight of the wrong shape without a word.
-A recipe is a table from our parameter to the stored tensors that make it up (several are concatenated along the
-first dimension: queries, keys and values become one matrix). What a recipe does not use must be `DROPPED` on
-purpose, or the file is refused: a tensor nobody reads means a model that nobody here knows.
+What the map of adapter.py does not use must be `DROPPED` on purpose, or the file is refused: a tensor nobody reads
+means a model that nobody here knows.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .adapter import KeyMap, from_hf, projector_map, tower_map
 from .config import KNOWN_PROJECTORS, KNOWN_TOWERS, ReduxConfig, SiglipConfig, read_metadata
-from .files import TensorFiles, TensorReader, open_files
-from .identify import VISION_NAMES, count_layers, identify, vision_prefix
+from .identify import VISION_NAMES, count_layers, identify, projector_prefix, vision_prefix
 from .projector import ReduxProjector
 from .siglip import SiglipVisionTower
-
-Recipe = dict[str, tuple[str, ...]]
+from .tensor_files import TensorFiles, TensorReader, open_files
 
 NEED_TOWER = (
     "Redux needs the vision tower SigLIP so400m, e.g. sigclip_vision_patch14_384.safetensors in models/clip_vision"
@@ -36,15 +34,6 @@ DROPPED = re.compile(
 )
 
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
-
-BLOCK_LAYERS = {
-    "norm1": ("layer_norm1",),
-    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention.out": ("self_attn.out_proj",),
-    "norm2": ("layer_norm2",),
-    "mlp.up": ("mlp.fc1",),
-    "mlp.down": ("mlp.fc2",),
-}
 
 
 def load_tower(
@@ -67,7 +56,7 @@ def load_tower(
     files = open_files(path, subfolders=("image_encoder", "vision_model"))
     config = tower_config(files)
     model = SiglipVisionTower(config, device="meta")
-    return config, _convert(files, _tower_recipe(config, vision_prefix(files.shapes) or ""), model, dtype, device)
+    return config, _convert(files, tower_map(config, vision_prefix(files.shapes) or ""), model, dtype, device)
 
 
 def load_projector(
@@ -80,7 +69,8 @@ def load_projector(
     files = open_files(path, subfolders=("image_embedder",))
     config = projector_config(files)
     model = ReduxProjector(config, device="meta")
-    return config, _convert(files, {key: (key,) for key in model.state_dict()}, model, dtype, device)
+    keys = projector_map(model.state_dict(), projector_prefix(files.shapes) or "")
+    return config, _convert(files, keys, model, dtype, device)
 
 
 def tower_config(files: TensorFiles) -> SiglipConfig:
@@ -114,8 +104,8 @@ def projector_config(files: TensorFiles) -> ReduxConfig:
     Raises:
         ValueError: not a Redux projector, or one of unknown size without metadata.
     """
-    shapes, name = files.shapes, files.path.name
-    up, down = shapes.get("redux_up.weight", ()), shapes.get("redux_down.weight", ())
+    shapes, name, prefix = files.shapes, files.path.name, projector_prefix(files.shapes) or ""
+    up, down = shapes.get(f"{prefix}redux_up.weight", ()), shapes.get(f"{prefix}redux_down.weight", ())
     if len(up) != 2 or len(down) != 2:
         raise ValueError(f"{name} is {identify(shapes)}; {NEED_PROJECTOR}.")
     config = ReduxConfig(in_features=up[1], hidden_features=up[0], out_features=down[0])
@@ -157,31 +147,16 @@ def _config_from_json(config: dict[str, Any], where: str) -> SiglipConfig | None
         raise ValueError(f"The config.json of {where} cannot be used: {error}") from error
 
 
-def _tower_recipe(config: SiglipConfig, prefix: str) -> Recipe:
-    layers: Recipe = {"patch": ("embeddings.patch_embedding",), "norm": ("post_layernorm",)}
-    for index in range(config.num_layers):
-        for ours, theirs in BLOCK_LAYERS.items():
-            layers[f"blocks.{index}.{ours}"] = tuple(f"encoder.layers.{index}.{part}" for part in theirs)
-    recipe: Recipe = {"position.weight": (f"{prefix}embeddings.position_embedding.weight",)}
-    for ours, sources in layers.items():
-        for kind in ("weight", "bias"):
-            recipe[f"{ours}.{kind}"] = tuple(f"{prefix}{source}.{kind}" for source in sources)
-    return recipe
-
-
 def _convert(
     files: TensorFiles,
-    recipe: Recipe,
+    keys: KeyMap,
     model: nn.Module,
     dtype: torch.dtype | None,
     device: torch.device | str,
 ) -> dict[str, Tensor]:
-    _check(files, recipe, {key: tuple(value.shape) for key, value in model.state_dict().items()})
+    _check(files, keys, {key: tuple(value.shape) for key, value in model.state_dict().items()})
     with files.reader() as reader:
-        return {
-            ours: _join([_read(files, reader, name, dtype) for name in names], dtype, device)
-            for ours, names in recipe.items()
-        }
+        return from_hf(keys, lambda name: _read(files, reader, name, dtype), dtype, device)
 
 
 def _read(files: TensorFiles, reader: TensorReader, name: str, dtype: torch.dtype | None) -> Tensor:
@@ -200,21 +175,10 @@ def _read(files: TensorFiles, reader: TensorReader, name: str, dtype: torch.dtyp
     return (weight.float() * scale.reshape(-1, *(1 for _ in weight.shape[1:]))).to(dtype or torch.bfloat16)
 
 
-def _join(parts: list[Tensor], dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
-    """Along the first dimension, converted on the way, so that no part is in memory twice."""
-    if len(parts) == 1:
-        return parts[0].to(device, dtype)
-    rows = [len(part) for part in parts]
-    joined = torch.empty((sum(rows), *parts[0].shape[1:]), dtype=dtype or parts[0].dtype, device=device)
-    for target, part in zip(joined.split(rows), parts, strict=True):
-        target.copy_(part)
-    return joined
-
-
-def _check(files: TensorFiles, recipe: Recipe, expected: dict[str, tuple[int, ...]]) -> None:
+def _check(files: TensorFiles, keys: KeyMap, expected: dict[str, tuple[int, ...]]) -> None:
     """Refuse missing tensors, wrong shapes and unknown leftovers, naming the first of each."""
     name, shapes = files.path.name, files.shapes
-    for ours, sources in recipe.items():
+    for ours, sources in keys.items():
         rows, *rest = expected[ours]
         for source in sources:
             shape = (rows // len(sources), *rest)
@@ -225,7 +189,7 @@ def _check(files: TensorFiles, recipe: Recipe, expected: dict[str, tuple[int, ..
             if files.dtypes[source] not in FLOATS:
                 found = files.dtypes[source]
                 raise ValueError(f"The tensor '{source}' of {name} is stored as {found}; fp32 to fp8 is needed.")
-    used = {source for sources in recipe.values() for source in sources}
+    used = {source for sources in keys.values() for source in sources}
     unknown = [key for key in shapes if key not in used and not DROPPED.search(key)]
     if unknown:
         raise ValueError(

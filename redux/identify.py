@@ -74,8 +74,16 @@ def _identify_vision(shapes: Shapes) -> str | None:
 
 def vision_prefix(shapes: Shapes) -> str | None:
     """What stands before `embeddings.patch_embedding.weight`, e.g. "vision_model." or ""; None if it is absent."""
-    end = "embeddings.patch_embedding.weight"
-    prefixes = [key.removesuffix(end) for key in shapes if key.endswith(end)]
+    return _prefix(shapes, "embeddings.patch_embedding.weight")
+
+
+def projector_prefix(shapes: Shapes) -> str | None:
+    """What stands before `redux_up.weight`, e.g. "image_embedder." or ""; None if it is absent."""
+    return _prefix(shapes, "redux_up.weight")
+
+
+def _prefix(shapes: Shapes, end: str) -> str | None:
+    prefixes = [key.removesuffix(end) for key in shapes if key == end or key.endswith(f".{end}")]
     return min(prefixes, key=len) if prefixes else None
 
 

@@ -10,16 +10,17 @@ resize to a square with Pillow's bicubic filter, scale to -1..1, and never crop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, pad
+from torch.nn.functional import avg_pool2d, pad
 
 from .config import SiglipConfig
+from .resample import resize, resize_mask
 
-MIN_SIDE = 4
+MIN_CUT = 4  # pixels a side
 MIN_COVERAGE = 1 / 512  # below this share of a patch (a third of a pixel of 196) a token is not worth its place
 NEUTRAL = 0.5  # what stands behind alpha and in padding: zero in the tower's input space
 
@@ -68,8 +69,10 @@ def crop_to_cover(picture: Picture, margin: float) -> list[Picture]:
         margin: room on each side, as a share of the longer side of what is read.
 
     Raises:
-        ValueError: nothing is read, or there is no mask and no alpha.
+        ValueError: nothing is read, there is no mask and no alpha, or the margin is below 0 or not finite.
     """
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"The margin is {margin:g}; a share of the longer side, from 0 up, is needed.")
     if picture.cover_B1YX is None:
         raise ValueError("There is no mask and no alpha to crop to; connect a mask or switch crop_to_mask off.")
     pairs = zip(picture.rgb_BCYX.split(1), picture.cover_B1YX.split(1), strict=True)
@@ -82,7 +85,7 @@ def _crop_one(picture: Picture, margin: float) -> Picture:
     rows, columns = read_YX.any(1).nonzero().flatten().tolist(), read_YX.any(0).nonzero().flatten().tolist()
     if not rows:
         raise ValueError("The mask or alpha is empty; paint white where the reference is to be read, or invert it.")
-    side = max(MIN_SIDE, math.ceil(max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) * (1 + 2 * margin)))
+    side = max(MIN_CUT, math.ceil(max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) * (1 + 2 * margin)))
     box = [_interval(found, side, length) for found, length in zip((rows, columns), picture.size, strict=True)]
     return picture.window(box[0][0], box[1][0], box[0][1], box[1][1])
 
@@ -102,7 +105,7 @@ def fit_stretch(picture: Picture, config: SiglipConfig) -> list[View]:
 def fit_crop(picture: Picture, config: SiglipConfig, position: str | tuple[float, float] = "center") -> list[View]:
     """Cut the largest square at `position` (down, across; 0..1, or a name of `POSITIONS`) and resize it."""
     position = POSITIONS.get(position, position) if isinstance(position, str) else position
-    if isinstance(position, str) or len(position) != 2 or not all(0 <= share <= 1 for share in position):
+    if isinstance(position, str) or not _is_pair(position) or not all(0 <= share <= 1 for share in position):
         raise ValueError(
             f"There is no position {position!r}; two numbers in 0..1, or {', '.join(POSITIONS)}, is needed."
         )
@@ -153,19 +156,29 @@ def native_grid(height: int, width: int, budget: int) -> tuple[int, int]:
 
 
 def fit_tiles(picture: Picture, config: SiglipConfig, tiles: tuple[int, int] = (2, 2)) -> list[View]:
-    """The whole picture, then rows x columns of tiles in reading order, each stretched to the tower's square."""
-    if len(tiles) != 2 or not all(isinstance(count, int) and count >= 1 for count in tiles):
+    """The whole picture, then rows x columns of tiles in reading order, each stretched to the tower's square.
+
+    Tiles of a picture with fewer pixels than tiles along a side show a pixel each, some of them the same one.
+    """
+    if not _is_pair(tiles) or not all(isinstance(count, int) and count >= 1 for count in tiles):
         raise ValueError(f"The tiles are {tiles!r}; two whole numbers from 1 up (rows, columns) are needed.")
     height, width = picture.size
-    rows, columns = min(tiles[0], height), min(tiles[1], width)
-    tops = [height * row // rows for row in range(rows + 1)]
-    lefts = [width * column // columns for column in range(columns + 1)]
     windows = [
-        picture.window(top, left, bottom - top, right - left)
-        for top, bottom in zip(tops, tops[1:], strict=False)
-        for left, right in zip(lefts, lefts[1:], strict=False)
+        picture.window(top, left, tall, wide)
+        for top, tall in _intervals(height, tiles[0])
+        for left, wide in _intervals(width, tiles[1])
     ]
     return [view for part in (picture, *windows) for view in fit_stretch(part, config)]
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, Sized) and len(value) == 2
+
+
+def _intervals(length: int, count: int) -> list[tuple[int, int]]:
+    """Start and length of `count` intervals that cover 0..length, none of them empty."""
+    edges = [length * index // count for index in range(count + 1)]
+    return [(start, max(1, stop - start)) for start, stop in zip(edges, edges[1:], strict=False)]
 
 
 FITS: dict[str, Callable[..., list[View]]] = {
@@ -175,22 +188,6 @@ FITS: dict[str, Callable[..., list[View]]] = {
     "native": fit_native,
     "tiles": fit_tiles,
 }
-
-
-def resize(images_BCYX: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pillow's bicubic on 8-bit pictures: antialiased; across, then down, clamped and rounded to 8 bits after each."""
-    for step in ((images_BCYX.shape[-2], size[1]), size):
-        if tuple(images_BCYX.shape[-2:]) != step:
-            images_BCYX = interpolate(images_BCYX, size=step, mode="bicubic", antialias=True, align_corners=False)
-            images_BCYX = images_BCYX.clamp_(0, 1).mul_(255).round_().div_(255)
-    return images_BCYX
-
-
-def resize_mask(mask_B1YX: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with antialiasing, which never leaves 0..1."""
-    if tuple(mask_B1YX.shape[-2:]) == size:
-        return mask_B1YX
-    return interpolate(mask_B1YX, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _view(picture: Picture, size: tuple[int, int], config: SiglipConfig) -> View:

@@ -1,6 +1,7 @@
 """Where a reference acts: the share of attention that each image token gives to each reference, the text and the image.
 
-Shapes: B images, G groups, L queries, S sources (references, then text, then image), I = rows x columns image tokens.
+Shapes: B images, G groups, E Kontext pictures, L queries, S sources (references, then Kontext pictures, text,
+image), I = rows x columns image tokens.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .control import Reference
-from .plan import StepWeights
+from .reference import Reference
+from .step_weights import StepWeights
 
 Source = Reference | str
+PLACES = 8  # of sampling that are remembered
 _LOCK = threading.Lock()  # hosts may sample on several GPUs at once; one for all, since recorders are copied
 
 
@@ -29,66 +31,98 @@ class Influence:
 
 @dataclass
 class _Sums:
-    """Shares of one kind of call, added up over blocks and steps."""
+    """Shares of one image in one kind of call, added up over blocks and steps."""
 
     count: int = 0
+    pictures: int = 0
     maps: dict[Source, Tensor] = field(default_factory=dict)
 
-    def add(self, source: Source, shares_BI: Tensor) -> None:
+    def add(self, source: Source, shares_I: Tensor) -> None:
         total = self.maps.get(source)
-        self.maps[source] = shares_BI.clone() if total is None else total + shares_BI.to(total.device)
+        self.maps[source] = shares_I.clone() if total is None else total + shares_I.to(total.device)
+
+
+_Sampling = dict[tuple[int, tuple[int, int]], dict[int, _Sums]]  # by kind of call, and rows and columns
 
 
 class Recorder:
-    """Collects the shares of the last sampling, averaged over heads, blocks and steps.
+    """Collects the shares of the last samplings, averaged over heads, blocks and steps, one for each place of sampling.
 
     A reference that is not acting in a step counts with a share of zero there. Calls for the positive and for the
-    negative are kept apart, and so are those of areas of other sizes.
+    negative are kept apart, and so are those of areas of other sizes. Tiles of one size are averaged.
     """
 
     def __init__(self) -> None:
         self._run: object = None
-        self._sums: dict[tuple[int, tuple[int, int]], _Sums] = {}
+        self._sums: _Sampling = {}
+        self._samplings: dict[str, _Sampling] = {}
 
-    def begin(self, run: object) -> None:
-        """Forget what was recorded unless it belongs to the same sampling, which `run` stands for."""
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where was sampled, the last at the end."""
+        return tuple(self._samplings)
+
+    def begin(self, run: object, place: str = "") -> None:
+        """Forget what was recorded at this place unless it belongs to the same sampling, which `run` stands for."""
         with _LOCK:
             if run is not self._run:
                 self._run, self._sums = run, {}
+                self._samplings.pop(place, None)
+                while len(self._samplings) >= PLACES:
+                    self._samplings.pop(next(iter(self._samplings)))
+                self._samplings[place] = self._sums
 
-    def add(self, shares_BGL: Tensor, weights: StepWeights, kinds: Sequence[int]) -> None:
+    def add(
+        self, shares_BGL: Tensor, weights: StepWeights, references: Sequence[Reference], kind: int, rows: Sequence[int]
+    ) -> None:
         """Add one block of one step.
 
         Args:
-            shares_BGL: of the pieces of the active references, the text, and the rest, in this order.
-            kinds: what each chunk of the batch is for, 0 = the positive.
+            shares_BGL: of the parts of the active references, the text, Kontext pictures, and the rest, in this order.
+            references: the active ones as `result` will name them; `weights` may know them by their part in a tile.
+            kind: what these rows are for, 0 = the positive.
+            rows: of the batch that belong to this recorder.
         """
+        lengths = [len(reference.parts) for reference in references]
         layout = weights.layout
-        first = weights.references + layout.text
-        shares_BGI = shares_BGL[:, :, first : first + layout.image].float()
+        first = weights.asking + layout.text
+        numbers = range(1, len(layout.pictures) + 1)
         with _LOCK:
-            for kind, part_BGI in zip(kinds, shares_BGI.chunk(layout.chunks), strict=True):
-                sums = self._sums.setdefault((kind, (layout.rows, layout.columns)), _Sums())
+            grid = self._sums.setdefault((kind, (layout.rows, layout.columns)), {})
+            for row in rows:
+                shares_GI = shares_BGL[row, :, first : first + layout.image].float()
+                *parts, text_1I, pictures_EI, image_1I = shares_GI.split([*lengths, 1, len(numbers), 1])
+                sums = grid.setdefault(layout.images[row], _Sums())
                 sums.count += 1
-                start = 0
-                for reference, _ in weights.active:
-                    stop = start + len(reference.pieces)
-                    sums.add(reference, part_BGI[:, start:stop].sum(1))
-                    start = stop
-                sums.add("text", part_BGI[:, start])
-                sums.add("image", part_BGI[:, start + 1])
+                sums.pictures = max(sums.pictures, len(numbers))
+                for reference, part_PI in zip(references, parts, strict=True):
+                    sums.add(reference, part_PI.sum(0))
+                sums.add("text", text_1I[0])
+                sums.add("image", image_1I[0])
+                for number, picture_I in zip(numbers, pictures_EI, strict=True):
+                    sums.add(f"picture {number}", picture_I)
 
-    def result(self, references: Sequence[Reference]) -> Influence | None:
-        """The maps of these references in their order, or None when nothing was recorded.
+    def result(self, references: Sequence[Reference], place: str | None = None) -> Influence | None:
+        """The maps of these references in their order, and of the rest; None when nothing was recorded.
 
         Of several recordings the one of the positive counts, and of several areas the largest.
+
+        Args:
+            place: one of `places`; None = the last.
         """
-        if not self._sums:
+        sampling = self._sums if place is None else self._samplings[place]
+        if not sampling:
             return None
-        kind, grid = min(self._sums, key=lambda key: (key[0], -key[1][0] * key[1][1]))
-        sums = self._sums[kind, grid]
-        nothing = torch.zeros_like(sums.maps["image"])
-        sources: tuple[Source, ...] = (*references, "text", "image")
-        maps_BSI = torch.stack([sums.maps.get(source, nothing) for source in sources], dim=1) / sums.count
+        kind, grid = min(sampling, key=lambda key: (key[0], -key[1][0] * key[1][1]))
+        images = [sums for _, sums in sorted(sampling[kind, grid].items())]
+        pictures = max(sums.pictures for sums in images)
+        others = (*(f"picture {number}" for number in range(1, pictures + 1)), "text", "image")
+        sources: tuple[Source, ...] = (*references, *others)
+        maps_BSI = torch.stack([_mean_maps(sums, sources) for sums in images])
         names = [f"reference {number}" for number in range(1, len(references) + 1)]
-        return Influence(maps_BSI.unflatten(-1, grid).cpu(), (*names, "text", "image"))
+        return Influence(maps_BSI.unflatten(-1, grid).cpu(), (*names, *others))
+
+
+def _mean_maps(sums: _Sums, sources: Sequence[Source]) -> Tensor:
+    nothing = torch.zeros_like(sums.maps["image"])
+    return torch.stack([sums.maps.get(source, nothing) for source in sources]) / sums.count

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .tokens import ReduxTokens, cat_tokens, check_alike, common_encoder
+from .tokens import Part, ReduxTokens
 
 Combine = Callable[[Tensor, Tensor], Tensor]  # tokens [M, B, N, D], weights [M, B, N, 1] -> [B, N, D]
 
@@ -165,3 +165,40 @@ COMBINE: dict[str, Combine] = {
     "max": _max,
 }
 METHODS = ("join", *COMBINE)
+
+
+def check_alike(references: Sequence[ReduxTokens], doing: str) -> None:
+    """Raises ValueError unless there are references, all of as many pictures, of one width and of one encoder."""
+    if not references:
+        raise ValueError(f"There are no references to {doing}; at least one is needed.")
+    first = references[0]
+    for other in references[1:]:
+        if (other.num_pictures, other.width) != (first.num_pictures, first.width):
+            raise ValueError(
+                f"References of {first.num_pictures} and {other.num_pictures} pictures, widths {first.width} and "
+                f"{other.width}, are there to {doing}; both numbers must be equal."
+            )
+    encoders = list(dict.fromkeys(reference.encoder for reference in references if reference.encoder))
+    if len(encoders) > 1:
+        raise ValueError(
+            f"References of two encoders ({encoders[0]}, {encoders[1]}) are there to {doing}; one is needed."
+        )
+
+
+def cat_tokens(
+    references: Sequence[ReduxTokens], merge: Callable[[Sequence[ReduxTokens]], tuple[Part, ...]]
+) -> ReduxTokens:
+    """References one after the other in the sequence, `merge` says as which parts; device and dtype of the first."""
+    first = references[0]
+    references = [reference.to(first.tokens.device, first.tokens.dtype) for reference in references]
+    coverage = None
+    if any(reference.coverage is not None for reference in references):
+        coverage = torch.cat([cover_BN for reference in references for _, cover_BN, _ in reference.by_view()], dim=1)
+    tokens = torch.cat([reference.tokens for reference in references], dim=1)
+    return ReduxTokens(tokens, merge(references), coverage, common_encoder(references))
+
+
+def common_encoder(references: Sequence[ReduxTokens]) -> str:
+    """The name of the encoder that made all of them; "" where that is not known of each."""
+    names = {reference.encoder for reference in references}
+    return names.pop() if len(names) == 1 else ""

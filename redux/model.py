@@ -6,6 +6,7 @@ Shapes: B pictures, Y x X pixels, C channels, N tokens, V vision width, D text w
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 
 from .checkpoint import check_pair, load_projector, load_tower
 from .config import ReduxConfig, SiglipConfig
-from .graph import GraphedForward
+from .cuda_graph import GraphedForward
 from .image import FITS, View, crop_to_cover
+from .mix import cat_tokens
 from .pictures import Pictures, cat_pictures, read_pictures
 from .projector import ReduxProjector
 from .siglip import SiglipVisionTower
-from .tokens import Part, ReduxTokens, cat_tokens
+from .tokens import Part, ReduxTokens
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 CHUNK = 16  # pictures in one pass of the tower: large enough to fill a GPU, small enough for 8 GB cards
@@ -65,22 +67,37 @@ class ReduxModel(nn.Module):
     ) -> ReduxModel:
         """Load the two checkpoints straight to a device and a floating-point dtype that it computes in.
 
-        On CUDA the pass for one picture is captured as a CUDA graph at its second use.
-
         Raises:
             FileNotFoundError, ValueError: one sentence that says what a file is and what is needed.
         """
         if dtype not in DTYPES:
-            names = ", ".join(map(str, DTYPES))
-            raise ValueError(f"Redux cannot compute in {dtype}; choose one of {names}.")
+            raise ValueError(f"Redux cannot compute in {dtype}; choose one of {', '.join(map(str, DTYPES))}.")
         configs, state_dict, encoder = load_state_dict(vision_path, redux_path, dtype=dtype, device=device)
         model = cls(*configs, device="meta", dtype=dtype)
-        model.load_state_dict(state_dict, assign=True)
         model.encoder = encoder
+        model.load_state_dict(state_dict, assign=True)
         model.eval().requires_grad_(False)
-        if torch.version.hip is None:
-            model._graph = GraphedForward(model.forward)
+        model.use_graph()
         return model
+
+    def use_graph(self) -> None:
+        """Capture the pass for one picture as a CUDA graph at its second use; it is made anew when a weight moves."""
+        if torch.version.hip is None:
+            weak = weakref.proxy(self)  # or `del model` would free nothing, as it holds the graph
+            self._graph = GraphedForward(lambda pixels_BCYX: weak.forward(pixels_BCYX), lambda: weak._addresses())
+
+    def __getstate__(self) -> dict[str, Any]:  # a copy captures a graph of its own
+        return {**self.__dict__, "_graph": self._graph is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_graph": None})
+        if state["_graph"]:
+            self.use_graph()
+
+    def _addresses(self) -> tuple[int, ...] | None:
+        """Where the weights are; None when some are not on a GPU."""
+        weights = tuple(self.parameters())
+        return tuple(weight.data_ptr() for weight in weights) if all(weight.is_cuda for weight in weights) else None
 
     @property
     def dtype(self) -> torch.dtype:

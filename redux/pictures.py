@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .image import MIN_SIDE, NEUTRAL, Picture, View, resize_mask
+from .image import NEUTRAL, Picture, View
+from .resample import resize_mask
 
 Pixels: TypeAlias = Tensor | np.ndarray | Image.Image
 Pictures: TypeAlias = Pixels | Sequence[Pixels]
@@ -77,13 +78,16 @@ def as_batch(images: Any) -> Tensor:
 
     Raises:
         TypeError: it is none of these.
-        ValueError: it has another number of dimensions.
+        ValueError: it has another number of dimensions, or no values.
     """
     found, images = type(images).__name__, _as_tensor(images)
     if not isinstance(images, Tensor):
         raise TypeError(f"The reference is a {found}; a tensor, a numpy array or a Pillow picture is needed.")
     if images.ndim not in (2, 3, 4):
         raise ValueError(f"The reference has shape {tuple(images.shape)}; [B, H, W, C] is needed.")
+    if images.is_meta or images.layout != torch.strided:
+        kind = "a meta tensor" if images.is_meta else f"a tensor of layout {images.layout}"
+        raise ValueError(f"The reference is {kind}; a dense one with values is needed.")
     images = images[..., None] if images.ndim == 2 else images
     return images[None] if images.ndim == 3 else images
 
@@ -172,8 +176,8 @@ def _check_images(images: Tensor) -> Tensor:
     batch, height, width, _ = images.shape
     if batch == 0:
         raise ValueError("The reference is an empty batch; at least one picture is needed.")
-    if min(height, width) < MIN_SIDE:
-        raise ValueError(f"The reference is {width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed.")
+    if min(height, width) < 1:
+        raise ValueError(f"The reference is {width} x {height} pixels; at least 1 x 1 is needed.")
     return _to_unit(images, "reference").movedim(-1, 1)
 
 

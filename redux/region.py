@@ -5,6 +5,8 @@ Shapes: R masks, Y x X pixels, r x c tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,17 +25,31 @@ def region_on_grid(region_RYX: Tensor, latent: tuple[int, int], patch: int) -> T
     Returns:
         [R, r, c] in fp32 on the CPU, r and c being the latent's sides over the patch, rounded up.
     """
-    region_RYX = region_RYX.to("cpu", torch.float32)
-    rows_rY, columns_cX = (
-        _overlaps(side, patch, pixels) for side, pixels in zip(latent, region_RYX.shape[1:], strict=True)
-    )
-    return rows_rY @ region_RYX @ columns_cX.mT
+    values = region_RYX.to("cpu", torch.float64)
+    for axis in sorted((-1, -2), key=lambda axis: latent[axis] / region_RYX.shape[axis]):  # what shrinks most first
+        values = _means(values.movedim(axis, -1), latent[axis], patch).movedim(-1, axis)
+    return values.float()
 
 
-def _overlaps(side: int, patch: int, pixels: int) -> Tensor:
-    """[tokens, pixels]: the share of each pixel in each token along one axis; rows sum to one."""
-    edges = torch.arange(0, side + patch, patch, dtype=torch.float64).clamp(max=side) * (pixels / side)
-    starts, stops = edges[:-1, None], edges[1:, None]
-    pixel = torch.arange(pixels, dtype=torch.float64)
-    overlap = torch.minimum(stops, pixel + 1) - torch.maximum(starts, pixel)
-    return (overlap.clamp(min=0) / (stops - starts)).float()
+def cut_region(region_RYX: Tensor, canvas: tuple[int, int], rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """The region of a part of the picture: means under single latents, which `region_on_grid` joins exactly.
+
+    Args:
+        region_RYX: weights over the whole picture, any size.
+        canvas: height and width of the whole picture in latents.
+        rows, columns: latents of the canvas that the part consists of, in its order.
+
+    Returns:
+        [R, rows, columns] in fp32 on the CPU.
+    """
+    return region_on_grid(region_RYX, canvas, 1)[:, list(rows)][:, :, list(columns)]
+
+
+def _means(values_YX: Tensor, side: int, patch: int) -> Tensor:
+    """[..., pixels] -> [..., tokens]: the mean under each token along one axis, from the sums up to its two edges."""
+    pixels = values_YX.shape[-1]
+    edges_c = torch.arange(0, side + patch, patch, dtype=torch.float64).clamp(max=side) * (pixels / side)
+    sums_YX = torch.nn.functional.pad(values_YX.cumsum(-1), (1, 0))
+    pixel_c = edges_c.long().clamp(max=pixels - 1)
+    sums_Yc = torch.lerp(sums_YX[..., pixel_c], sums_YX[..., pixel_c + 1], edges_c - pixel_c)
+    return sums_Yc.diff(dim=-1) / edges_c.diff()

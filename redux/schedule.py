@@ -1,10 +1,12 @@
-"""How strong a reference is: over the steps of a sampling, and over the blocks of FLUX."""
+"""How strong a reference is: over the steps of a sampling, and over the blocks and heads of FLUX."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 # Samplers compute their noise levels in fp32 and boundaries in fp64, so that shares come out up to 1e-6 apart.
 SAME_MOMENT = 2e-6
@@ -71,46 +73,99 @@ def percent_of_sigma(sigma: float, percent_to_sigma: Callable[[float], float]) -
 
 
 BLOCK_COUNTS = {"double": 19, "single": 38}
-RULE = re.compile(r"(double|single)\s*:\s*(?:(\d+)(?:\s*-\s*(\d+))?)?\s*=\s*(\d+(?:\.\d*)?|\.\d+)", re.IGNORECASE)
+HEAD_COUNT = 24
+NUMBERS = r"(\d+)(?:\s*-\s*(\d+))?"
+RULE = re.compile(
+    rf"(double|single)\s*:\s*(?:{NUMBERS})?\s*(?:\.\s*h\s*{NUMBERS})?\s*=\s*"
+    r"([-+]?(?:\d+(?:\.\d*)?|\.\d+|nan|inf))",
+    re.IGNORECASE,
+)
+Rule = tuple[str, int, int, float] | tuple[str, int, int, float, int, int]
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """One model among those of its kind.
+
+    Attributes:
+        name: for people.
+        digest: of its weights, see `redux.model.fingerprint`; "" = unknown.
+        double, single: its numbers of blocks.
+        heads: in each of them.
+    """
+
+    name: str
+    digest: str
+    double: int
+    single: int
+    heads: int
 
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """Factors of a reference's strength in single blocks of FLUX; blocks that no rule names keep 1.
+    """Factors of a reference's strength in single blocks and heads of FLUX; those that no rule names keep 1.
 
-    Rules are (kind, first block, last block, factor); a later rule wins.
+    Attributes:
+        rules: (kind, first block, last block, factor), or the same with (first head, last head) behind it; a later
+            rule wins.
+        made_for: the one model that they mean something for; None = any.
     """
 
-    rules: tuple[tuple[str, int, int, float], ...] = ()
+    rules: tuple[Rule, ...] = ()
+    made_for: ModelName | None = None
 
     @classmethod
     def parse(cls, text: str) -> BlockWeights:
-        """Read rules such as "double:0-9=0.5, single:=0.8, single:37=0", separated by commas, semicolons or lines.
+        """Read rules such as "double:0-9=0.5, single:=0.8, double:3.h0-5=0", separated by commas, semicolons or lines.
 
         Raises:
-            ValueError: names the rule that cannot be read, or the block that FLUX.1 does not have.
+            ValueError: names the rule that cannot be read, or the block or head that FLUX.1 does not have.
         """
         parts = [part.strip() for part in re.split(r"[,;\n]", text) if part.strip()]
         return cls(tuple(cls._rule(part) for part in parts))
 
     @staticmethod
-    def _rule(text: str) -> tuple[str, int, int, float]:
+    def _rule(text: str) -> Rule:
         match = RULE.fullmatch(text)
         if match is None:
             raise ValueError(
-                f"The block rule '{text}' cannot be read; write e.g. double:0-9=0.5, single:37=0 or single:=0.8."
+                f"The block rule '{text}' cannot be read; write e.g. double:0-9=0.5, single:37=0, single:=0.8, or "
+                "double:3.h0-5=0 for heads."
             )
-        kind, first, last, factor = match[1].lower(), *match.groups()[1:]
+        kind, factor = match[1].lower(), float(match[6])
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"The block rule '{text}' has the factor {factor:g}; a number from 0 up is needed.")
         top = BLOCK_COUNTS[kind] - 1
-        start = 0 if first is None else int(first)
-        stop = top if first is None else int(last or first)
+        start, stop = _span(match[2], match[3], top)
         if not start <= stop <= top:
             raise ValueError(f"The block rule '{text}' names blocks that FLUX.1 does not have; {kind}: 0-{top} exist.")
-        return kind, start, stop, float(factor)
+        if match[4] is None:
+            return kind, start, stop, factor
+        first, last = _span(match[4], match[5], HEAD_COUNT - 1)
+        if not first <= last < HEAD_COUNT:
+            raise ValueError(
+                f"The block rule '{text}' names heads that FLUX.1 does not have; h0-{HEAD_COUNT - 1} exist."
+            )
+        return kind, start, stop, factor, first, last
 
-    def factor(self, kind: str, index: int) -> float:
-        """The factor of the block `index` of a kind, "double" or "single"."""
-        for rule_kind, first, last, factor in reversed(self.rules):
-            if kind == rule_kind and first <= index <= last:
-                return factor
-        return 1.0
+    def factor(self, kind: str, index: int, heads: int = HEAD_COUNT) -> float | tuple[float, ...]:
+        """The factor of the block `index` of a kind, "double" or "single"; one for each head where they differ."""
+        found = [1.0] * heads
+        for factor, *span in self._by_block.get((kind, index), ()):
+            start, stop = (int(span[0]), int(span[1]) + 1) if span else (0, heads)
+            found[start:stop] = [factor] * len(found[start:stop])
+        return found[0] if len(set(found)) == 1 else tuple(found)
+
+    @cached_property
+    def _by_block(self) -> dict[tuple[str, int], list[tuple[float, ...]]]:
+        """Factor and span of each rule for a block: a preset has a thousand, and every model call asks."""
+        found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
+        for kind, first, last, *rest in self.rules:
+            for index in range(first, last + 1):
+                found.setdefault((kind, index), []).append(tuple(rest))
+        return found
+
+
+def _span(first: str | None, last: str | None, top: int) -> tuple[int, int]:
+    """Numbers of a rule: one, from one to another, or all."""
+    return (0, top) if first is None else (int(first), int(last or first))

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from .config import SiglipConfig
+from .resample import resample
 
 
 class Attention(nn.Module):
@@ -101,8 +102,5 @@ class SiglipVisionTower(nn.Module):
         table_ND = self.position(torch.arange(self.config.num_tokens, device=device))
         if grid == self.config.grid:
             return table_ND
-        if device.type not in ("cpu", "cuda"):
-            table_ND = table_ND.cpu()  # the antialiased kernel does not exist on every device
         table_1Dyx = table_ND.float().unflatten(0, self.config.grid).permute(2, 0, 1)[None]
-        table_1Dyx = interpolate(table_1Dyx, size=grid, mode="bicubic", antialias=True, align_corners=False)
-        return table_1Dyx[0].flatten(1).T.to(device)
+        return resample(table_1Dyx, grid, "bicubic")[0].flatten(1).T

@@ -1,20 +1,26 @@
 """The tokens of a reference: what the projector gives, and what can be done with it before FLUX reads it.
 
-Shapes: B pictures, N tokens, D text width, R x C grid; r x c pooled grid.
+Shapes: B pictures, N tokens, D text width, R x C grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite, prod
+from math import isfinite, log, prod
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Grid = tuple[int, int]
+from .pooling import Grid, pool_view, within
+from .store import read_facts, write_tensors
+from .tensor_files import open_files
+
+METADATA_KEY = "redux.tokens"
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,13 @@ class Part:
         full_count: tokens of a whole reference at full resolution (729 for SigLIP so400m patch14-384); `normalize`
             lets the part count as much as so many.
         weight: factor of the strength, above 0, set where references are joined.
+        images: which images of the batch read it, repeated over the batch; None = all.
     """
 
     grids: tuple[Grid, ...]
     full_count: int
     weight: float = 1.0
+    images: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.grids or min(self.full_count, *(side for grid in self.grids for side in grid)) < 1:
@@ -44,6 +52,21 @@ class Part:
     @property
     def length(self) -> int:
         return sum(map(prod, self.grids))
+
+    @property
+    def log_count(self) -> float:
+        """Natural logarithm of what each token counts for every query, so that all count as much as `full_count`."""
+        return log(self.full_count / self.length)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its tokens count as they are."""
+        return self.full_count == self.length and self.weight == 1.0 and self.images is None
+
+    def acts_like(self, other: Part) -> bool:
+        """Whether each token of both counts the same for everybody."""
+        counts_same = self.full_count * other.length == other.full_count * self.length
+        return counts_same and (self.weight, self.images) == (other.weight, other.images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +153,11 @@ class ReduxTokens:
         say in it; where nothing is covered it is dropped itself.
 
         Raises:
-            ValueError: a side below 1.
+            ValueError: a side below 1, or no two whole numbers.
         """
+        pair = hasattr(grid, "__len__") and len(grid) == 2
+        if not pair or not all(isinstance(side, Integral) for side in grid):
+            raise ValueError(f"A reference cannot be pooled to {grid!r}; two whole numbers (rows, columns) are needed.")
         rows, columns = grid
         if rows < 1 or columns < 1:
             raise ValueError(f"A reference cannot be pooled to {rows} x {columns} tokens; 1 x 1 is the least.")
@@ -146,18 +172,18 @@ class ReduxTokens:
         if budget < len(self.grids):
             raise ValueError(f"A budget of {budget} tokens is too small for {len(self.grids)} views of the picture.")
         side = max(max(grid) for grid in self.grids)
-        while sum(prod(_within(grid, side)) for grid in self.grids) > budget:
+        while sum(prod(within(grid, side)) for grid in self.grids) > budget:
             side -= 1
-        return self._pool(lambda grid: _within(grid, side))
+        return self._pool(lambda grid: within(grid, side))
 
     def _pool(self, shrink: Callable[[Grid], Grid]) -> ReduxTokens:
-        pooled = [_pool_view(view_BND, cover_BN, grid, shrink(grid)) for view_BND, cover_BN, grid in self.views()]
+        pooled = [pool_view(view_BND, cover_BN, grid, shrink(grid)) for view_BND, cover_BN, grid in self.by_view()]
         tokens = torch.cat([view_BND for view_BND, _ in pooled], dim=1)
         coverage = None if self.coverage is None else torch.cat([cover_BN for _, cover_BN in pooled], dim=1)
         parts = tuple(replace(part, grids=tuple(map(shrink, part.grids))) for part in self.parts)
         return replace(self, tokens=tokens, parts=parts, coverage=coverage)
 
-    def views(self) -> list[tuple[Tensor, Tensor, Grid]]:
+    def by_view(self) -> list[tuple[Tensor, Tensor, Grid]]:
         """Tokens [B, n, D], coverage [B, n] and grid of each view."""
         lengths = [rows * columns for rows, columns in self.grids]
         cover_BN = self.tokens.new_ones(self.tokens.shape[:2], dtype=torch.float32)
@@ -166,84 +192,47 @@ class ReduxTokens:
         return list(views)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; see `redux.store.save_tokens`."""
-        from .store import save_tokens
+        """Write a new safetensors file, which no vision tower is needed to use again.
 
-        save_tokens(self, path)
+        It has the tensors `tokens` [B, N, D] and, with a mask, `coverage` [B, N]; the metadata key `redux.tokens` holds
+        a JSON object with the format's version, the writer's version, the parts, `encoder` and `about`.
+
+        Raises:
+            FileExistsError: the file is there already; nothing is overwritten.
+            OSError: it cannot be written.
+        """
+        tensors = {"tokens": self.tokens}
+        if self.coverage is not None:
+            tensors["coverage"] = self.coverage
+        parts = [{"grids": part.grids, "full_count": part.full_count, "weight": part.weight} for part in self.parts]
+        facts = {"encoder": self.encoder, "parts": parts, "about": dict(self.about)}
+        write_tensors(path, tensors, METADATA_KEY, VERSION, facts)
 
     @classmethod
     def load(cls, path: str | Path) -> ReduxTokens:
-        """Read a file of `save`; see `redux.store.load_tokens`."""
-        from .store import load_tokens
+        """Read a file of `save`.
 
-        return load_tokens(path)
-
-
-def _pool_view(tokens_BND: Tensor, cover_BN: Tensor, grid: Grid, small: Grid) -> tuple[Tensor, Tensor]:
-    """One view pooled to a smaller grid: tokens [B, r * c, D] and coverage [B, r * c]."""
-    if small == grid:
-        return tokens_BND, cover_BN
-    down_rR = overlap(grid[0], small[0], tokens_BND.device)
-    across_cC = overlap(grid[1], small[1], tokens_BND.device)
-
-    def average(values_BNX: Tensor) -> Tensor:
-        values_BRCX = values_BNX.unflatten(1, grid)
-        return torch.einsum("rR,cC,bRCx->brcx", down_rR, across_cC, values_BRCX).flatten(1, 2)
-
-    pooled_cover = average(cover_BN[..., None])
-    pooled = average(tokens_BND.float() * cover_BN[..., None]) / pooled_cover.clamp(min=1e-12)
-    return pooled.to(tokens_BND.dtype), pooled_cover[..., 0].clamp(max=1)  # sums exceed it by the last bit
-
-
-def _within(grid: Grid, side: int) -> Grid:
-    """A grid of the same aspect whose longer side is at most `side`."""
-    longest = max(side, *grid)
-    return max(1, round(grid[0] * side / longest)), max(1, round(grid[1] * side / longest))
+        Raises:
+            FileNotFoundError, ValueError: one sentence that says what the file is and what is needed.
+        """
+        files = open_files(path)
+        facts = read_facts(files, METADATA_KEY, VERSION, "a reference saved by Save Reference")
+        try:
+            with files.reader() as reader:
+                tokens_BND = reader.read("tokens").clone()
+                coverage_BN = reader.read("coverage").clone() if "coverage" in files.shapes else None
+            if not tokens_BND.is_floating_point():
+                raise ValueError(f"its tokens are {tokens_BND.dtype}")
+            if not all(
+                bool(torch.isfinite(each.float()).all()) for each in (tokens_BND, coverage_BN) if each is not None
+            ):
+                raise ValueError("it has values that are NaN or infinite")
+            parts = tuple(_read_part(**part) for part in facts["parts"])
+            return cls(tokens_BND, parts, coverage_BN, str(facts["encoder"]), dict(facts.get("about", {})))
+        except (KeyError, TypeError, ValueError) as error:
+            reason = str(error).rstrip(".")
+            raise ValueError(f"{files.path.name} is damaged ({reason}); save the reference again.") from error
 
 
-def overlap(length: int, small: int, device: torch.device | str | None = None) -> Tensor:
-    """[small, length]: which share of each of `small` equal intervals is covered by each of `length` equal ones.
-
-    Counted in whole steps of 1 / (small * length), so that intervals that only touch share exactly nothing.
-    """
-    edges_s, edges_L = torch.arange(small + 1) * length, torch.arange(length + 1) * small
-    right = torch.minimum(edges_s[1:, None], edges_L[None, 1:])
-    left = torch.maximum(edges_s[:-1, None], edges_L[None, :-1])
-    return ((right - left).clamp(min=0) / length).to(device, torch.float32)
-
-
-def check_alike(references: Sequence[ReduxTokens], doing: str) -> None:
-    """Raises ValueError unless there are references, all of as many pictures, of one width and of one encoder."""
-    if not references:
-        raise ValueError(f"There are no references to {doing}; at least one is needed.")
-    first = references[0]
-    for other in references[1:]:
-        if (other.num_pictures, other.width) != (first.num_pictures, first.width):
-            raise ValueError(
-                f"References of {first.num_pictures} and {other.num_pictures} pictures, widths {first.width} and "
-                f"{other.width}, are there to {doing}; both numbers must be equal."
-            )
-    encoders = list(dict.fromkeys(reference.encoder for reference in references if reference.encoder))
-    if len(encoders) > 1:
-        raise ValueError(
-            f"References of two encoders ({encoders[0]}, {encoders[1]}) are there to {doing}; one is needed."
-        )
-
-
-def cat_tokens(
-    references: Sequence[ReduxTokens], merge: Callable[[Sequence[ReduxTokens]], tuple[Part, ...]]
-) -> ReduxTokens:
-    """References one after the other in the sequence, `merge` says as which parts; device and dtype of the first."""
-    first = references[0]
-    references = [reference.to(first.tokens.device, first.tokens.dtype) for reference in references]
-    coverage = None
-    if any(reference.coverage is not None for reference in references):
-        coverage = torch.cat([cover_BN for reference in references for _, cover_BN, _ in reference.views()], dim=1)
-    tokens = torch.cat([reference.tokens for reference in references], dim=1)
-    return ReduxTokens(tokens, merge(references), coverage, common_encoder(references))
-
-
-def common_encoder(references: Sequence[ReduxTokens]) -> str:
-    """The name of the encoder that made all of them; "" where that is not known of each."""
-    names = {reference.encoder for reference in references}
-    return names.pop() if len(names) == 1 else ""
+def _read_part(grids: Any, full_count: Any, weight: Any, **_: Any) -> Part:
+    return Part(tuple((int(rows), int(columns)) for rows, columns in grids), int(full_count), float(weight))

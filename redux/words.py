@@ -14,8 +14,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .files import open_files
 from .identify import identify
+from .tensor_files import open_files
 
 METADATA_KEY = "redux.words"
 WEIGHT_KEY = "words.weight"

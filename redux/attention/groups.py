@@ -1,44 +1,61 @@
-"""Which keys weigh what: groups of keys, checked, cut and joined once for many attention calls.
+"""Which keys weigh what: groups of keys, checked, split and joined once for many attention calls.
 
-Shapes: B batch (or 1), L queries.
+Shapes: B batch (or 1), H heads (or 1), L queries (or 1).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-LogWeight = float | Tensor
-Group = tuple[int, int, LogWeight]
+from .amounts import MASKED, LogWeight, Share, find_readers, read_log_weight, read_share
 
-# The log weight that stands for weight 0. It is finite so that no sum or difference of logits can be NaN, and so
-# large that exp() of anything beside it is exactly 0 in fp32.
-NOTHING = -1e30
+GroupSpec = tuple[int, int, LogWeight] | tuple[int, int, LogWeight, Share]
+
+WORTH = 1 << 20  # pairs of query and key that must be saved to make up for taking queries apart
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
+class Group:
     """Keys start..stop, which one kernel call serves.
 
     Attributes:
-        log_weight: a number, or fp32 [B or 1, 1, L], never below NOTHING.
-        owner: the group it belongs to; the number of groups stands for the rest. Of joined segments: the first's.
-        can_vanish: some query gives it weight 0.
+        log_weight: a number, or fp32 [B or 1, H or 1, L or 1], never below MASKED.
+        owner: its place among the groups that were given, whose number stands for the rest; of joined ones the first's.
+        can_be_masked: some query gives it weight 0.
+        share: the part of its natural share of attention that it gets, 0 to 1: a number, or a tensor as log_weight.
+        readers: the queries that any weight and share of it is for, int64 [n], and perhaps a few more; None = all.
     """
 
     start: int
     stop: int
     log_weight: LogWeight
     owner: int
-    can_vanish: bool = False
+    can_be_masked: bool = False
+    share: Share = 1.0
+    readers: Tensor | None = None
 
     @property
     def per_query(self) -> bool:
         return isinstance(self.log_weight, Tensor)
+
+    @cached_property
+    def log_weight_of_readers(self) -> LogWeight:
+        """A number, or fp32 [B or 1, H or 1, n or 1]."""
+        if self.readers is None or not isinstance(self.log_weight, Tensor) or self.log_weight.shape[2] == 1:
+            return self.log_weight
+        return self.log_weight.index_select(2, self.readers)
+
+    @property
+    def is_partial(self) -> bool:
+        return isinstance(self.share, Tensor) or self.share != 1.0
+
+    def has_share(self, share: Share) -> bool:
+        return _identity(self.share) == _identity(share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,32 +63,62 @@ class GroupPlan:
     """What `prepare_groups` found; may be used for any number of calls with the same layout of keys and queries.
 
     Attributes:
-        tracked: segments in the order of the keys, those of different groups apart, as shares need them.
-        joined: the fewest segments that give the same attention.
-        rows: group, batch and number of queries of each log weight that is a tensor.
+        tracked: groups in the order of the keys, those of different groups apart, as shares need them.
+        joined: the fewest groups that give the same attention.
+        rows: group and shape of each log weight and share that is a tensor.
     """
 
     num_keys: int
     num_groups: int
-    tracked: tuple[Segment, ...]
-    joined: tuple[Segment, ...]
-    rows: tuple[tuple[int, int, int], ...]
+    tracked: tuple[Group, ...]
+    joined: tuple[Group, ...]
+    rows: tuple[tuple[int, tuple[int, ...]], ...]
 
     @property
-    def can_starve(self) -> bool:
+    def can_be_fully_masked(self) -> bool:
         """Some query may have weight 0 for every key."""
-        return all(segment.can_vanish for segment in self.joined)
+        return all(group.can_be_masked for group in self.joined)
+
+    @cached_property
+    def shares(self) -> tuple[Share, ...]:
+        """The different shares below one, in the order of the keys; groups of one share act together."""
+        partial = {_identity(group.share): group.share for group in self.joined if group.is_partial}
+        return tuple(partial.values())
+
+    @cached_property
+    def levels(self) -> tuple[tuple[Share, ...], list[int] | Tensor]:
+        """`shares` from the largest to the smallest, for each query by itself, and the place in `shares` of each.
+
+        Numbers and a list; or, where any share is a tensor, tensors and int64 [shares, b, h, l].
+        """
+        numbers = [share for share in self.shares if not isinstance(share, Tensor)]
+        if len(numbers) == len(self.shares):
+            order = sorted(range(len(numbers)), key=lambda index: -numbers[index])
+            return tuple(numbers[index] for index in order), order
+        device = next(share.device for share in self.shares if isinstance(share, Tensor))
+        rows = [
+            torch.as_tensor(share, dtype=torch.float32, device=device).expand(1, 1, 1)
+            if not isinstance(share, Tensor)
+            else share
+            for share in self.shares
+        ]
+        levels, places = torch.stack(torch.broadcast_tensors(*rows)).sort(dim=0, descending=True)
+        return tuple(levels.unbind()), places
 
 
 def prepare_groups(
-    groups: Sequence[Group], num_keys: int, device: torch.device | str | None = None, *, inspect: bool = True
+    groups: Sequence[GroupSpec], num_keys: int, device: torch.device | str | None = None, *, inspect: bool = True
 ) -> GroupPlan:
     """Check the groups, drop what has no weight, and join what one kernel call can serve.
 
     Args:
-        groups: (start, stop, log_weight), half-open ranges of keys that do not overlap, in any order. log_weight is
-            the natural logarithm of the weight, from -inf (weight 0) to any finite number: a number, or a tensor
-            [L] (per query), [1, L] or [B, L] (per batch item and query). Keys in no group have weight 1.
+        groups: (start, stop, log_weight) or (start, stop, log_weight, share), half-open ranges of keys that do not
+            overlap, in any order. Keys in no group have weight 1.
+            log_weight is the natural logarithm of the weight, from -inf (weight 0) to any finite number: a number,
+            or a tensor [L] (per query), [1, L] or [B, L] (per batch item and query), or [B or 1, H or 1, L or 1]
+            (per head as well).
+            share, 0 to 1, in the same shapes: the part that the group keeps of its natural share of attention; what
+            it gives up goes to the keys that remain (`redux.attention.share`). 1 if it is left out.
         num_keys: how many keys there are.
         device: where the attention will run; tensors are brought there. None leaves them where they are.
         inspect: look into tensors that are not on the CPU, which waits for the device: a group without any weight
@@ -79,57 +126,51 @@ def prepare_groups(
             the CPU are always inspected.
 
     Raises:
-        ValueError: a range outside the keys, ranges that overlap, a log weight that is NaN, +inf or of another shape.
+        ValueError: a range outside the keys, ranges that overlap, a log weight that is NaN, +inf or of another shape,
+            a share outside 0 to 1.
     """
     weights: dict[int, tuple[LogWeight, bool]] = {}  # a tensor that several groups share stays one tensor
+    shares: dict[int, Share] = {}
+    readers: dict[tuple[int, int], Tensor | None] = {}
     parts, rows = [], []
     groups = tuple(groups)  # keeps the tensors alive, so that their ids stay theirs
-    for owner, (start, stop, log_weight) in enumerate(groups):
+    for owner, (start, stop, log_weight, *more) in enumerate(groups):
+        share = more[0] if more else 1.0
         if not 0 <= start <= stop <= num_keys:
             raise ValueError(f"Group {owner} covers keys {start} to {stop}, but there are keys 0 to {num_keys} only.")
         if id(log_weight) not in weights:
-            weights[id(log_weight)] = _read_log_weight(log_weight, owner, device, inspect)
-        if isinstance(log_weight, Tensor) and log_weight.ndim:
-            rows.append((owner, log_weight.shape[0] if log_weight.ndim == 2 else 1, log_weight.shape[-1]))
-        parts.append(Segment(start, stop, weights[id(log_weight)][0], owner, weights[id(log_weight)][1]))
+            weights[id(log_weight)] = read_log_weight(log_weight, owner, device, inspect)
+        if id(share) not in shares:
+            shares[id(share)] = read_share(share, owner, device, inspect)
+        rows += [(owner, tuple(x.shape)) for x in (log_weight, share) if isinstance(x, Tensor) and x.ndim]
+        both = id(log_weight), id(share)
+        if both not in readers:
+            readers[both] = find_readers(log_weight, share, device)
+        weight, can_be_masked = weights[id(log_weight)]
+        parts.append(Group(start, stop, weight, owner, can_be_masked, shares[id(share)], readers[both]))
     parts = sorted((part for part in parts if part.start < part.stop), key=lambda part: part.start)
     parts = _with_rest(parts, num_keys, len(groups))
-    tracked = tuple(part for part in parts if part.per_query or part.log_weight > NOTHING)
-    return GroupPlan(num_keys, len(groups), tracked, _join(tracked), tuple(rows))
+    tracked = tuple(part for part in parts if not _is(part.log_weight, MASKED) and not _is(part.share, 0.0))
+    joined = tuple(map(_settle, join_groups(tracked)))
+    return GroupPlan(num_keys, len(groups), tuple(map(_settle, tracked)), joined, tuple(rows))
 
 
-def _read_log_weight(
-    log_weight: LogWeight, owner: int, device: torch.device | str | None, inspect: bool
-) -> tuple[LogWeight, bool]:
-    """The log weight as a segment keeps it, and whether some query may give weight 0."""
-    if not isinstance(log_weight, Tensor) or log_weight.ndim == 0:
-        low = high = float(log_weight)
-    elif log_weight.ndim > 2:
-        raise ValueError(
-            f"Group {owner} has a log weight of shape {tuple(log_weight.shape)}; "
-            "a number, [queries] or [batch, queries] is needed."
-        )
-    elif log_weight.numel() == 0:
-        low = high = 0.0
-    elif inspect or log_weight.device.type == "cpu":
-        low, high = torch.stack(log_weight.detach().aminmax()).tolist()
-    else:
-        return _as_rows(log_weight, device), True
-    if not high < math.inf:  # also true of NaN, which aminmax passes on
-        raise ValueError(f"Group {owner} has a log weight of {high}; finite numbers or -inf (weight 0) are needed.")
-    if isinstance(log_weight, Tensor) and low < high and high > NOTHING:
-        return _as_rows(log_weight, device), low <= NOTHING
-    return max(high, NOTHING), high <= NOTHING
+def _settle(group: Group) -> Group:
+    """The group, read by all queries where it is too small for anything else."""
+    if group.readers is None:
+        return group
+    queries = max(x.shape[2] for x in (group.log_weight, group.share) if isinstance(x, Tensor))
+    saved = (queries - len(group.readers)) * (group.stop - group.start)
+    return group if saved >= WORTH else replace(group, readers=None)
 
 
-def _as_rows(log_weight: Tensor, device: torch.device | str | None) -> Tensor:
-    rows = log_weight.detach().to(device=device, dtype=torch.float32).clamp(min=NOTHING)
-    return rows.reshape(-1, 1, rows.shape[-1])
+def _is(value: float | Tensor, number: float) -> bool:
+    return not isinstance(value, Tensor) and value == number
 
 
-def _with_rest(parts: list[Segment], num_keys: int, rest: int) -> list[Segment]:
-    """The segments with the keys between them filled in at weight 1."""
-    filled: list[Segment] = []
+def _with_rest(parts: list[Group], num_keys: int, rest: int) -> list[Group]:
+    """The groups with the keys between them filled in at weight 1."""
+    filled: list[Group] = []
     position = 0
     for part in parts:
         if part.start < position:
@@ -138,25 +179,30 @@ def _with_rest(parts: list[Segment], num_keys: int, rest: int) -> list[Segment]:
                 f"{position}; groups must not overlap."
             )
         if part.start > position:
-            filled.append(Segment(position, part.start, 0.0, rest))
+            filled.append(Group(position, part.start, 0.0, rest))
         filled.append(part)
         position = part.stop
     if position < num_keys:
-        filled.append(Segment(position, num_keys, 0.0, rest))
+        filled.append(Group(position, num_keys, 0.0, rest))
     return filled
 
 
-def _join(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    joined: list[Segment] = []
-    for segment in segments:
-        if joined and joined[-1].stop == segment.start and _same_weight(joined[-1], segment):
-            joined[-1] = replace(joined[-1], stop=segment.stop)
+def join_groups(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Neighbours of equal weight and share as one."""
+    joined: list[Group] = []
+    for group in groups:
+        last = joined[-1] if joined else None
+        if last and last.stop == group.start and _acts_as(last) == _acts_as(group):
+            joined[-1] = replace(last, stop=group.stop)
         else:
-            joined.append(segment)
+            joined.append(group)
     return tuple(joined)
 
 
-def _same_weight(first: Segment, second: Segment) -> bool:
-    if isinstance(first.log_weight, Tensor) or isinstance(second.log_weight, Tensor):
-        return first.log_weight is second.log_weight
-    return first.log_weight == second.log_weight
+def _acts_as(group: Group) -> tuple:
+    return _identity(group.log_weight), _identity(group.share)
+
+
+def _identity(value: float | Tensor) -> tuple[str, float]:
+    """Equal for equal numbers and for one and the same tensor."""
+    return ("tensor", id(value)) if isinstance(value, Tensor) else ("number", value)

@@ -1,6 +1,7 @@
 """Tests of the torch library: tiny random weights, other people's implementations as references, no ComfyUI.
 
-The repository root stands at the end of sys.path, so that its `nodes` folder shadows nobody's.
+The repository root stands at the end of sys.path, so that its `nodes` folder shadows nobody's, and behind it this
+folder, for what several test files share.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:] = [*(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT), str(ROOT)]
+sys.path[:] = [
+    *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT),
+    str(ROOT),
+    str(Path(__file__).parent),
+]
+
+torch.backends.cudnn.allow_tf32 = False  # exact on a GPU as on a CPU
+# transformers 5 and its diffusers need torch 2.6; below it the implementations that ours is compared with are missing.
+PEERS = ("diffusers", "layouts", "parity", "preprocessing", "wrong_files")
+collect_ignore = [f"test_{name}.py" for name in PEERS] if torch.__version__ < "2.6" else []
 
 import redux  # noqa: E402
 from tools import checkpoints  # noqa: E402

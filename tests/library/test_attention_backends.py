@@ -67,15 +67,15 @@ def test_a_kernel_that_is_wrong_is_rejected_and_the_next_is_used(fresh, caplog, 
         out = weighted_attention(q, k, v, [(0, 20, 1.0)])
         weighted_attention(q, k, v, [(0, 20, 2.0)])
     torch.testing.assert_close(out, dense(q, k, v, 1.0, 20), atol=2e-6, rtol=2e-6)
-    assert available_backends("cpu", torch.float32, 64) == ("cpu", "bias")
+    assert available_backends("cpu", torch.float32, 64) == ("cpu", "augmented")
     assert [reason in record.message for record in caplog.records if "spoilt" in record.message] == [True]
     in_use = [record.message for record in caplog.records if record.levelno == logging.INFO]
     assert len(in_use) == 1 and in_use[0].endswith("backend cpu")
-    with pytest.raises(ValueError, match="'spoilt' cannot be used.*usable are cpu, bias"):
+    with pytest.raises(ValueError, match="'spoilt' cannot be used.*usable are cpu, augmented"):
         weighted_attention(q, k, v, [(0, 20, 1.0)], backend="spoilt")
 
 
-def test_without_any_kernel_the_bias_serves(fresh):
+def test_without_any_kernel_augmented_heads_serve(fresh):
     fresh.setattr(backends, "KERNELS", {"spoilt": spoil(missing)})
     q, k, v = inputs()
     out = weighted_attention(q, k, v, [(0, 20, 1.0)])
@@ -90,7 +90,7 @@ def test_padding_and_a_kept_axis_of_the_log_sum_exp_are_understood(fresh):
         lambda out, lse: (out, lse.unsqueeze(-1)),
     ):
         fresh.setattr(backends, "KERNELS", {"other": spoil(change)})
-        assert available_backends("cpu", torch.float32, 64) == ("other", "bias")
+        assert available_backends("cpu", torch.float32, 64) == ("other", "augmented")
         assert torch.equal(weighted_attention(q, k, v, [(0, 20, 1.0)], backend="other"), expected)
 
 
@@ -143,14 +143,17 @@ def test_a_backend_can_be_forced(fresh):
     assert used["second"] == probed + 4
     weighted_attention(q, k, v, [(0, 20, 1.0)], backend="cpu")
     assert used["second"] == probed + 4
+    fresh.setenv("REDUX_ATTENTION", "bias")  # the former name of the augmented heads
+    weighted_attention(q, k, v, [(0, 20, 1.0)])
+    assert used["second"] == probed + 4
     fresh.setenv("REDUX_ATTENTION", "fastest")
-    with pytest.raises(ValueError, match="no attention backend 'fastest'; use one of cpu, second, bias"):
+    with pytest.raises(ValueError, match="no attention backend 'fastest'; use one of cpu, second, augmented"):
         weighted_attention(q, k, v, [])
 
 
 def test_each_dtype_and_head_size_is_probed_by_itself(fresh):
     assert available_backends("cpu", torch.float32, 64)[0] == "cpu"
-    assert available_backends("cpu", torch.float8_e4m3fn, 64) == ("bias",)
+    assert available_backends("cpu", torch.float8_e4m3fn, 64) == ("augmented",)
     situations = {situation for _, situation in backends._verdicts}
     assert {(s.dtype, s.head_dim) for s in situations} == {(torch.float32, 64), (torch.float8_e4m3fn, 64)}
 
@@ -165,7 +168,8 @@ GROUPS_THAT_ARE_WRONG = [
     ([(0, 10, torch.tensor([math.nan] + [0.0] * 59))], "log weight of nan"),
     ([(0, 10, torch.zeros(59))], "59 queries"),
     ([(0, 10, torch.zeros(3, 60))], "batch 3"),
-    ([(0, 10, torch.zeros(2, 3, 60))], "shape"),
+    ([(0, 10, torch.zeros(2, 4, 60))], "heads 4"),
+    ([(0, 10, torch.zeros(1, 2, 3, 60))], "shape"),
 ]
 
 

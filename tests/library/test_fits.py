@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import redux
-from redux.image import FITS, MIN_SIDE, POSITIONS, View, native_grid
+from redux.image import FITS, POSITIONS, View, native_grid
 from redux.pictures import read_picture
 
 Photo = Callable[..., Tensor]
@@ -71,16 +71,22 @@ def test_crop_positions(gradient_BYXC: Tensor, position: str, red: float, green:
     assert view.pixels_BCST.mean((2, 3))[0, :2].tolist() == pytest.approx([green * 2 - 1, red * 2 - 1], abs=0.02)
 
 
-@pytest.mark.parametrize("position", ["middle", (0.5,), (0.5, 1.5), (-0.1, 0), (math.nan, 0)])
+@pytest.mark.parametrize("position", ["middle", (0.5,), (0.5, 1.5), (-0.1, 0), (math.nan, 0), 0.5])
 def test_wrong_positions(model: redux.ReduxModel, photo: Photo, position: object) -> None:
     with pytest.raises(ValueError, match="There is no position .*0..1.*center, top"):
         model.encode(photo(40, 60), fit="crop", position=position)
 
 
-@pytest.mark.parametrize("tiles", [(0, 2), (2,), (2, -1), (1.5, 2)])
+@pytest.mark.parametrize("tiles", [(0, 2), (2,), (2, -1), (1.5, 2), 2])
 def test_wrong_tiles(model: redux.ReduxModel, photo: Photo, tiles: object) -> None:
     with pytest.raises(ValueError, match="two whole numbers from 1 up"):
         model.encode(photo(40, 60), fit="tiles", tiles=tiles)
+
+
+@pytest.mark.parametrize("margin", [math.nan, math.inf, -0.6])
+def test_wrong_margins(model: redux.ReduxModel, photo: Photo, margin: float) -> None:
+    with pytest.raises(ValueError, match="The margin is .*from 0 up, is needed"):
+        model.encode(photo(40, 60), mask=torch.ones(40, 60), margin=margin)
 
 
 def test_an_unknown_fit(model: redux.ReduxModel, photo: Photo) -> None:
@@ -154,6 +160,31 @@ def test_specks_below_a_third_of_a_pixel_are_dropped(photo: Photo) -> None:
     assert cover is not None and cover[0, 0] == 0
 
 
+@pytest.mark.parametrize("fit", sorted(FITS))
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 512), (512, 3)], ids=str)
+def test_tiny_pictures_are_enlarged_like_any_other(
+    model: redux.ReduxModel, photo: Photo, size: tuple[int, int], fit: str
+) -> None:
+    """One pixel is that colour everywhere; a picture two pixels wide is what the fit makes of it enlarged."""
+    picture_1YXC = photo(*size)
+    (found, *_) = model.views(picture_1YXC, fit=fit)
+    assert bool(found.pixels_BCST.isfinite().all()) and model.encode(picture_1YXC, fit=fit).num_pictures == 1
+    if fit == "stretch":
+        side = model.config.image_size
+        means = torch.nn.functional.interpolate(found.pixels_BCST, size, mode="area").movedim(1, -1) / 2 + 0.5
+        assert found.pixels_BCST.shape[-2:] == (side, side)
+        assert size != (1, 1) or torch.allclose(means, picture_1YXC, atol=1 / 255)
+        assert (means - picture_1YXC).abs().mean() < 0.1
+
+
+def test_more_tiles_than_pixels(model: redux.ReduxModel, photo: Photo) -> None:
+    """Two pixels in 3 x 2 tiles: as many views as were asked for, each of one colour."""
+    views = model.views(photo(1, 2), fit="tiles", tiles=(3, 2))
+    assert len(views) == 7
+    tiles = torch.stack([view.pixels_BCST[0] for view in views[1:]])
+    assert torch.equal(tiles[0::2], tiles[:1].expand(3, -1, -1, -1)) and not torch.equal(tiles[0], tiles[1])
+
+
 @pytest.mark.parametrize("size", [(384, 384), (512, 768), (768, 512), (1080, 1920), (4, 2000), (2000, 4)], ids=str)
 def test_native_grid_keeps_aspect_and_budget(size: tuple[int, int]) -> None:
     rows, columns = native_grid(*size, 729)
@@ -210,9 +241,8 @@ def test_properties(
     try:
         tokens = tiny.encode(images, fit=fit, mask=mask)
     except ValueError as error:
-        assert min(size) < MIN_SIDE or (mask is not None and "leaves nothing" in str(error))
+        assert mask is not None and "leaves nothing" in str(error)
         return
-    assert min(size) >= MIN_SIDE
     assert tokens.tokens.shape == (batch, sum(rows * columns for rows, columns in tokens.grids), 24)
     assert tokens.full_count == 64
     assert len(tokens.grids) == (5 if fit == "tiles" else 1)

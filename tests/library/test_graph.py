@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import redux
-from redux.graph import GraphedForward
+from redux.cuda_graph import GraphedForward
 from tools import checkpoints
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available() or torch.version.hip is not None, reason="needs CUDA")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redux.heatmap import Sheet, draw_influence, percent
+from redux.heatmap import BACKGROUND, Sheet, draw_glance, draw_influence, percent
 
 
 def colorful(sheet_YX3: torch.Tensor) -> torch.Tensor:
@@ -15,8 +16,8 @@ def colorful(sheet_YX3: torch.Tensor) -> torch.Tensor:
 
 
 def tile(sheet_YX3: torch.Tensor, sheet: Sheet, index: int) -> torch.Tensor:
-    left, top = sheet.place(index)
-    return sheet_YX3[top : top + sheet.tile[1], left : left + sheet.tile[0]]
+    (left, top), (width, height) = sheet.place(index), sheet.extent(index)
+    return sheet_YX3[top : top + height, left : left + width]
 
 
 def test_color_is_where_the_share_is() -> None:
@@ -38,13 +39,47 @@ def test_a_reference_that_never_acted_has_no_color() -> None:
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(2, 12))
-def test_tiles_do_not_overlap_and_lie_inside(width: int, height: int, count: int) -> None:
+def test_tiles_fill_the_sheet_without_overlap(width: int, height: int, count: int) -> None:
     sheet = Sheet.for_picture(width, height, count)
-    places = [sheet.place(index) for index in range(count)]
-    assert max(sheet.tile) <= 768 and len(set(places)) == count
-    for left, top in places:
+    assert max(sheet.tile) <= 768
+    covered: set[tuple[int, int]] = set()
+    for index in range(count):
+        (left, top), (wide, high) = sheet.place(index), sheet.extent(index)
         assert left >= 0 and top >= sheet.unit
-        assert left + sheet.tile[0] <= sheet.size[0] and top + sheet.tile[1] <= sheet.size[1]
+        assert left + wide <= sheet.size[0] and top + high <= sheet.size[1]
+        columns, rows = (
+            range(start // cell, -(-(start + side) // cell))
+            for start, side, cell in zip((left, top), (wide, high), sheet.cell, strict=True)
+        )
+        assert abs(wide * sheet.tile[1] - high * sheet.tile[0]) <= max(sheet.tile), "another shape than the picture's"
+        cells = {(row, column) for row in rows for column in columns}
+        if index == 0:  # the picture is alone in its room, even where its shape leaves a part of it empty
+            room = {(row, column) for row in range(sheet.span) for column in range(sheet.span)}
+            assert cells <= room
+            cells = room
+        assert not covered & cells, "two pictures in one cell"
+        covered |= cells
+    assert len(covered) == (sheet.size[0] // sheet.cell[0]) * (sheet.size[1] // sheet.cell[1]), "an empty cell"
+
+
+def test_titles_can_be_read_where_a_node_shows_the_sheet() -> None:
+    """A node of usual width shows a sheet about 330 pixels wide."""
+    for count in (4, 5, 6):
+        sheet = Sheet.for_picture(1024, 1024, count)
+        assert sheet.unit * 330 / sheet.size[0] > 6.5
+
+
+@pytest.mark.parametrize("references", [1, 2, 3, 4, 6])
+def test_a_glance_has_a_map_in_every_place(references: int) -> None:
+    """In its lower right corner, too; and colour only where a reference acts."""
+    half = torch.zeros(references + 2, 16, 16)
+    half[:, :, 8:] = 1 / (references + 2)
+    names = (*(f"reference {number}" for number in range(1, references + 1)), "text", "image")
+    picture = torch.from_numpy(np.array(draw_glance(half, names)))
+    assert picture.shape[1] == 512 and bool((picture[-1, -30] != torch.tensor(BACKGROUND)).any())
+    colored = picture.float().std(-1) > 10
+    left, right = colored[60:250].chunk(2, 1) if references == 1 else colored[60:250, :256].chunk(2, 1)
+    assert right[:, 30:-40].all() and not left[:, 30:-30].any()
 
 
 @settings(deadline=None, max_examples=8)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import redux
-from redux.control import place_tokens
+from redux.reference import place_tokens
 from redux.tokens import Grid, Part, ReduxTokens
 
 WIDTH = 6
@@ -27,9 +27,9 @@ def make(grid: Grid = (27, 27), seed: int = 0, holes: float | None = None) -> Re
 
 
 def shares(reference: ReduxTokens, normalize: bool = True) -> list[float]:
-    """What all tokens of each piece count together, in tokens of plain Redux."""
-    _, pieces = place_tokens(reference, normalize=normalize)
-    return [piece.length * piece.weight * math.exp(piece.bias) for piece in pieces]
+    """What all tokens of each part count together, in tokens of plain Redux."""
+    _, parts = place_tokens(reference, normalize=normalize)
+    return [part.length * part.weight * math.exp(part.log_count) for part in parts]
 
 
 def test_join_and_normalize_keep_the_influence_of_each() -> None:

@@ -78,7 +78,7 @@ def test_autoencoder_keys_and_latent_moments(models: Path) -> None:
 
 
 def test_held_out_objects_are_words_too(root: Path, models: Path) -> None:
-    names = (root / "miniature" / "held_out.txt").read_text("ascii").split()
+    names = (root / "miniature" / "recipe" / "held_out.txt").read_text("ascii").split()
     words = set(WordTable.load(models / "text_encoders" / "redux-mini-words.safetensors").words)
     assert len(set(names)) == len(names) == 100
     assert {name.replace("-", " ") for name in names} <= words

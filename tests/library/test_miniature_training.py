@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from miniature import batches, export, train, train_autoencoder
-from miniature.autoencoder import load_autoencoder
-from miniature.sampling import Miniature
-from miniature.scenes import Emoji
-from miniature.vocabulary import build_vocabulary
+from miniature.recipe import batches, export, train, train_autoencoder
+from miniature.recipe.autoencoder import load_autoencoder
+from miniature.recipe.sampling import Miniature
+from miniature.recipe.scenes import Emoji
+from miniature.recipe.vocabulary import build_vocabulary
+
+pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="training needs torch 2.9, for Muon")
 
 NAMES = ("cat", "dog", "fox", "owl", "red-apple", "star", "heart", "tram")
 SIZE = ("--hidden", "128", "--double", "1", "--single", "1", "--context", "64")
@@ -29,7 +31,7 @@ def call(module: object, *arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Coloured squares in the file format of `miniature.data`."""
+    """Coloured squares in the file format of `miniature.recipe.data`."""
     pixels = np.zeros((4, len(NAMES), 128, 128, 4), np.uint8)
     pixels[:, :, 32:96, 32:96] = 255
     pixels[:, :, 32:96, 32:96, :3] = np.random.default_rng(0).integers(0, 255, (4, len(NAMES), 1, 1, 3))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import redux
 from redux.image import FITS
-from redux.preview import DROPPED_COLOUR, GAP, draw_views
+from redux.preview import DROPPED_COLOUR, GAP, draw_views, outline
 
 SIDE, CELL = 112, 14  # the small tower's square and patch
 
@@ -139,10 +139,13 @@ def test_any_reference_can_be_drawn(
     images = torch.rand(batch, *size, 3)
     mask = torch.rand(batch, 9, 7) if masked else None
     views = tiny.views(images, fit=fit, mask=mask)
-    tokens = tiny.encode_views(views)
-    tokens = tokens if budget is None else tokens.pool_to(budget)
+    tokens, empty = tiny.encode_views(views), outline(views, tiny.config.num_tokens)
+    assert empty.parts == tokens.parts and empty.num_pictures == tokens.num_pictures
+    if budget is not None:
+        tokens, empty = tokens.pool_to(budget), empty.pool_to(budget)
     before = [view.pixels_BCST.clone() for view in views]
     drawn = [draw_views(views, tokens, picture) for picture in range(batch)]
+    assert torch.equal(draw_views(views, empty), drawn[0]), "as it is drawn before the tower has run"
     assert len({picture.shape for picture in drawn}) == 1
     assert all(bool(((picture >= 0) & (picture <= 1)).all()) for picture in drawn)
     assert all(torch.equal(view.pixels_BCST, pixels) for view, pixels in zip(views, before, strict=True))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ALLOWED = {"torch", "safetensors", "numpy", "PIL", "einops"}
+ALLOWED = {"torch", "triton", "safetensors", "numpy", "PIL", "einops"}
 FORBIDDEN = ["comfy", "comfy_api", "folder_paths", "nodes", "server", "aiohttp", "transformers", "diffusers"]
 
 

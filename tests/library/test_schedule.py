@@ -112,7 +112,6 @@ def test_rules_in_short_forms(text: str, factors: tuple[float, ...]) -> None:
         "double:",
         "double=1",
         "double:1-=2",
-        "double:0=-1",
         "double:0=1e3",
         "triple:0=1",
         "single:0:1=1",
@@ -137,3 +136,29 @@ def test_any_text_is_read_or_refused_with_a_sentence(text: str) -> None:
         BlockWeights.parse(text)
     except ValueError as error:
         assert str(error).startswith("The block rule '") and str(error).endswith(".")
+
+
+def test_rules_for_heads() -> None:
+    """A later rule wins, head by head; heads that a model lacks do nothing; equal heads are one number."""
+    weights = BlockWeights.parse("double:3=0.5, double:3.h0-1=0, single:.h2=2")
+    assert weights.factor("double", 3, 4) == (0, 0, 0.5, 0.5) and weights.factor("double", 4, 4) == 1
+    assert weights.factor("single", 37, 4) == (1, 1, 2, 1) and weights.factor("single", 0, 2) == 1
+    assert BlockWeights.parse("single: 1 . h 0 - 23 = .25").factor("single", 1) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("double:3.h5-24=0", "heads that FLUX.1 does not have; h0-23 exist"),
+        ("double:3.h7-5=0", "heads that FLUX.1 does not have"),
+        ("double:19.h0=0", "blocks that FLUX.1 does not have; double: 0-18 exist"),
+        ("double:3.h=0", "cannot be read; write e.g. .* for heads"),
+        ("double:3.h0=-1", "has the factor -1; a number from 0 up is needed"),
+        ("double:0=-.5", "has the factor -0.5; a number from 0 up is needed"),
+        ("single:=nan", "has the factor nan; a number from 0 up is needed"),
+        ("single:=inf", "has the factor inf; a number from 0 up is needed"),
+    ],
+)
+def test_wrong_rules_for_heads_are_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BlockWeights.parse(text)

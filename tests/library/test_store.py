@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 import redux
-from redux.store import METADATA_KEY, write_new
-from redux.tokens import Part, ReduxTokens
+from redux.store import write_tensors
+from redux.tokens import METADATA_KEY, Part, ReduxTokens
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn]
 
@@ -117,7 +117,7 @@ def test_of_many_threads_one_writes(tmp_path: Path) -> None:
     def work(index: int) -> None:
         barrier.wait()
         try:
-            write_new(path, {"x": torch.full((50_000,), float(index))}, {"writer": str(index)})
+            write_tensors(path, {"x": torch.full((50_000,), float(index))}, "facts", 1, {"owner": index})
             results.append(index)
         except FileExistsError:
             pass
@@ -129,7 +129,7 @@ def test_of_many_threads_one_writes(tmp_path: Path) -> None:
         thread.join()
     (winner,) = results
     with safe_open(path, "pt") as handle:
-        assert handle.metadata() == {"writer": str(winner)}
+        assert json.loads(handle.metadata()["facts"])["owner"] == winner
         assert bool((handle.get_tensor("x") == winner).all())
     assert os.listdir(tmp_path) == ["x.safetensors"]
 
@@ -137,12 +137,13 @@ def test_of_many_threads_one_writes(tmp_path: Path) -> None:
 WRITER = """
 import sys, torch
 from pathlib import Path
-from redux.store import write_new
+from redux.store import write_tensors
 sys.stdin.readline()
 won = 0
 for index in range(20):
     try:
-        write_new(Path(sys.argv[1]) / f"{index}.safetensors", {"x": torch.zeros(9)}, {"writer": sys.argv[2]})
+        path = Path(sys.argv[1]) / f"{index}.safetensors"
+        write_tensors(path, {"x": torch.zeros(9)}, "facts", 1, {"owner": sys.argv[2]})
         won += 1
     except FileExistsError:
         pass
@@ -162,7 +163,7 @@ def test_of_two_processes_each_file_has_one_writer(tmp_path: Path, root: Path) -
     owners = []
     for index in range(20):
         with safe_open(tmp_path / f"{index}.safetensors", "pt") as handle:
-            owners.append(handle.metadata()["writer"])
+            owners.append(json.loads(handle.metadata()["facts"])["owner"])
     assert [owners.count("0"), owners.count("1")] == won
 
 
@@ -174,6 +175,41 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         make().save(tmp_path / "x.safetensors")
     assert os.listdir(tmp_path) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from redux import store
+from redux.store import write_tensors
+save = store.save_file
+def save_and_die(*arguments, **more):
+    save(*arguments, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+store.save_file = save_and_die
+write_tensors(Path(sys.argv[1]), {"x": torch.zeros(9)}, "facts", 1, {})
+"""
+
+
+def test_a_writer_that_is_killed_leaves_no_file_of_this_name(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=root).returncode == -signal.SIGKILL
+    assert not path.exists() and all(name.startswith(".") for name in os.listdir(tmp_path))
+    make().save(path)
+    assert_same(ReduxTokens.load(path), make())
+
+
+def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    make().save(tmp_path / "x.safetensors")
+    assert_same(ReduxTokens.load(tmp_path / "x.safetensors"), make())
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        make().save(tmp_path / "x.safetensors")
+    assert os.listdir(tmp_path) == ["x.safetensors"]
 
 
 def test_a_write_that_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:

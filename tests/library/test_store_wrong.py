@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from redux.store import METADATA_KEY
-from redux.tokens import Part, ReduxTokens
+from redux.tokens import METADATA_KEY, Part, ReduxTokens
 
 
 def facts(**changes: Any) -> dict[str, str]:
@@ -39,6 +39,8 @@ DAMAGED = {
     "weight of nothing": (TENSORS, facts(**part(weight=0))),
     "weight that is no number": (TENSORS, facts(**part(weight=float("nan")))),
     "about is a list": (TENSORS, facts(about=[1, 2])),
+    "tokens that are NaN": ({**TENSORS, "tokens": TENSORS["tokens"] * math.nan}, facts()),
+    "coverage that is NaN": ({**TENSORS, "coverage": torch.full((2, 8), math.nan)}, facts()),
 }
 
 
@@ -63,6 +65,7 @@ FOREIGN: dict[str, tuple[dict[str, str] | None, str]] = {
     "not JSON": ({METADATA_KEY: "{"}, "a reference saved by Save Reference is needed"),
     "a list": ({METADATA_KEY: "[]"}, "a reference saved by Save Reference is needed"),
     "no version": ({METADATA_KEY: "{}"}, "a reference saved by Save Reference is needed"),
+    "a conditioning": ({"redux.conditioning": "{}"}, "is a saved conditioning; a reference saved by Save Reference"),
     "newer": (facts(version=2), "has format version 2; this pack reads version 1"),
 }
 
@@ -87,6 +90,14 @@ def test_truncated_files_are_named(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match="is not a safetensors file, or it is truncated"):
         ReduxTokens.load(path)
+
+
+def test_a_folder_is_no_reference(tmp_path: Path) -> None:
+    """Of several files in it, one was taken without a word."""
+    for name in ("a", "b"):
+        ReduxTokens(TENSORS["tokens"], (Part(((2, 4),), 729),)).save(tmp_path / f"{name}.safetensors")
+    with pytest.raises(ValueError, match="is a folder; a reference saved by Save Reference is needed"):
+        ReduxTokens.load(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

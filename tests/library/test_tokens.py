@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from redux.tokens import Grid, Part, ReduxTokens, cat_tokens, overlap
+from redux.mix import cat_tokens
+from redux.pooling import overlap
+from redux.tokens import Grid, Part, ReduxTokens
 
 WIDTH = 5
 
@@ -42,7 +46,7 @@ def pool_pieces(values_RCX: Tensor, small: Grid) -> Tensor:
 
 def reference_pool(tokens: ReduxTokens, small: Grid, view: int = 0) -> tuple[Tensor, Tensor]:
     """Tokens [B, r, c, D] and coverage [B, r, c] of a view, in float64."""
-    values_BND, cover_BN, grid = tokens.views()[view]
+    values_BND, cover_BN, grid = tokens.by_view()[view]
     pairs = zip(values_BND.double().unflatten(1, grid), cover_BN.double().unflatten(1, grid), strict=True)
     sums, covers = [], []
     for values_RCD, cover_RC in pairs:
@@ -123,6 +127,13 @@ def test_less_than_one_is_refused(grid: Grid) -> None:
         make(((4, 6),)).pool(grid)
 
 
+@pytest.mark.parametrize("grid", [5, None, (3,), (3, 3, 3), (1.5, 2), "ab"])
+def test_a_grid_is_two_whole_numbers(grid: Any) -> None:
+    with pytest.raises(ValueError, match="two whole numbers"):
+        make(((4, 6),)).pool(grid)
+    assert make(((4, 6),)).pool((np.int64(2), 3)).grid == (2, 3)
+
+
 def test_each_view_and_each_part_is_pooled_by_itself() -> None:
     """Tiles: the whole picture and two parts of it; and beside it another reference."""
     tiled, plain = make(((6, 6), (6, 6), (2, 9))), make(((5, 4),), seed=1, holes=0.4)
@@ -130,7 +141,7 @@ def test_each_view_and_each_part_is_pooled_by_itself() -> None:
     pooled = both.pool((3, 3))
     assert pooled.grids == ((3, 3), (3, 3), (2, 3), (3, 3))
     assert [part.grids for part in pooled.parts] == [((3, 3), (3, 3), (2, 3)), ((3, 3),)]
-    for view, (values_BND, _, grid) in enumerate(pooled.views()):
+    for view, (values_BND, _, grid) in enumerate(pooled.by_view()):
         expected, covers = reference_pool(both, grid, view)
         kept = covers.flatten(1) > 0
         assert torch.allclose(values_BND[kept].double(), expected.flatten(1, 2)[kept], atol=1e-5)

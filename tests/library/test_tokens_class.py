@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from redux.tokens import Part, ReduxTokens, cat_tokens, check_alike
+from redux.mix import cat_tokens, check_alike
+from redux.tokens import Part, ReduxTokens
 
 
 def reference(

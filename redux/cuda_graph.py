@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 WARMUPS = 2  # cuBLAS and cuDNN choose and allocate on the first calls, which must not happen inside a capture
 
@@ -14,14 +17,22 @@ WARMUPS = 2  # cuBLAS and cuDNN choose and allocate on the first calls, which mu
 class GraphedForward:
     """Calls `function(x)` and, from the second call with a shape on, replays a captured graph of it.
 
-    Safe where the weights stay at their addresses: whoever moves them calls `reset`. Only one shape is kept, since the
-    graph holds its own memory for activations. The result is a tensor of its own; the next call does not touch it.
+    Safe where the weights stay at their addresses: whoever moves them calls `reset`, or gives `addresses`. Only one
+    shape is kept, since the graph holds its own memory for activations. The result is a tensor of its own; the next
+    call does not touch it.
+
+    Args:
+        addresses: where the weights are, asked at each call; None while they cannot be captured.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], addresses: Callable[[], tuple[int, ...] | None] = tuple
+    ) -> None:
         self.function = function
+        self.addresses = addresses
+        self.refused = False
         self.lock = threading.Lock()
-        self.key: tuple[torch.Size, torch.dtype, torch.device] | None = None
+        self.key: tuple[torch.Size, torch.dtype, torch.device, tuple[int, ...] | None] | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def reset(self) -> None:
@@ -30,18 +41,31 @@ class GraphedForward:
             self.done.synchronize()
         self.key, self.graph = None, None
 
+    def is_current(self, x: Tensor) -> bool:
+        """Whether x is like the last one and the weights are where they were; otherwise the graph is forgotten."""
+        key = (x.shape, x.dtype, x.device, self.addresses())
+        if key == self.key and key[-1] is not None and not self.refused:
+            return True
+        self.reset()
+        self.key = key
+        return False
+
     # The buffers outlive the call, and a tensor made in inference mode could not be written to outside of it.
     @torch.inference_mode(mode=False)
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         with self.lock, torch.cuda.device(x.device):
-            key = (x.shape, x.dtype, x.device)
-            if key != self.key:
-                self.reset()
-                self.key = key
+            if not self.is_current(x):
                 return self.function(x)
             if self.graph is None:
-                self.graph = self._capture(x)
+                try:
+                    self.graph = self._capture(x)
+                except torch.cuda.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:  # an allocator or a layer of the host may have no place in a graph
+                    self.refused = True
+                    logger.warning("The vision tower runs without a CUDA graph: %s", str(error).splitlines()[0])
+                    return self.function(x)
             stream = torch.cuda.current_stream()
             stream.wait_event(self.done)  # a caller on another stream may still be using the buffers
             self.input.copy_(x)

@@ -1,0 +1,65 @@
+"""The merge in one pass: its kernel in Triton's interpreter on a CPU, and as compiled on a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from redux.attention import fused, weighted_attention
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+SCRIPT = """
+import torch
+from redux.attention import fused
+torch.manual_seed(0)
+for dtype, count, limit in [(torch.float32, 2, 1e-6), (torch.float16, 3, 1e-3), (torch.float32, 4, 1e-6)]:
+    parts = [torch.randn(2, 37, 3, 16).to(dtype).transpose(1, 2) for _ in range(count)]
+    parts[1] = parts[1].contiguous()  # another layout than the first one's
+    logits = [torch.randn(2, 3, 37) * 4 for _ in parts]
+    logits[0][0] = -1e30  # no weight
+    for logit in logits:
+        logit[1, 2, :5] = -1e30  # nothing has any
+    before = [part.clone() for part in parts]
+    share = torch.stack(logits).double().softmax(0)
+    expected = sum(s.unsqueeze(-1) * p.double() for s, p in zip(share, parts))
+    total = fused.fuse_(parts, logits)
+    assert (parts[0].double() - expected).abs().max() < limit, dtype
+    torch.testing.assert_close(total.double(), torch.stack(logits).double().logsumexp(0), atol=1e-5, rtol=1e-6)
+    assert all(torch.equal(part, old) for part, old in zip(parts[1:], before[1:]))
+print("equal")
+"""
+
+
+@needs_triton
+def test_the_kernel_in_the_interpreter(root: Path) -> None:
+    """In a process of its own, since Triton asks for its interpreter when it defines a kernel."""
+    environ = {"TRITON_INTERPRET": "1", "PATH": "", "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environ, cwd=root, capture_output=True, text=True)
+    assert done.stdout == "equal\n", done.stderr
+
+
+def test_without_triton_or_a_compiler_torch_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not fused.can_fuse(torch.zeros(1, 1, 1, 64)), "not on a CPU"
+    monkeypatch.setattr(fused, "_load_kernel", lambda: (_ for _ in ()).throw(FileNotFoundError("no C compiler")))
+    assert fused._probe(torch.device("cpu"), torch.float32, 16) == "FileNotFoundError: no C compiler"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_compiled_kernel_is_used_and_as_exact(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 400, 128, generator=generator).to("cuda", dtype) for _ in range(3))
+    groups = [(50 * i, 50 * i + 50, 0.3 * i - 1) for i in range(6)]
+    assert fused.can_fuse(torch.empty_like(q)), fused._verdicts
+    exact = weighted_attention(q.double().cpu(), k.double().cpu(), v.double().cpu(), groups)
+    backend = "efficient"  # which the table of ways does not know
+    found = weighted_attention(q, k, v, groups, backend=backend).double().cpu()
+    monkeypatch.setattr("redux.attention.merge.can_fuse", lambda _: False)
+    stepwise = weighted_attention(q, k, v, groups, backend=backend).double().cpu()
+    assert (found - exact).norm() <= 1.05 * (stepwise - exact).norm()
