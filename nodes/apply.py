@@ -5,14 +5,13 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..redux.control import Reference, place_tokens
-from ..redux.schedule import CURVES, BlockWeights, Schedule
+from ..redux.reference import Reference
+from ..redux.schedule import Schedule
 from ..redux.tokens import ReduxTokens
-from .host.conditioning import add_reference
-from .host.graph import influence_wanted
+from .acting import MAX_STRENGTH, are_numbers, optional_inputs, put_in
+from .host.prompt_graph import influence_wanted
+from .presets import NONE, block_weights, fingerprint
 from .types import CATEGORY, ReduxTokensType
-
-BATCHES = ["joint", "per image"]
 
 
 class ReduxApply(io.ComfyNode):
@@ -24,21 +23,64 @@ class ReduxApply(io.ComfyNode):
             category=CATEGORY,
             description="Puts a reference into a conditioning, beside the text. Strength, region and schedule act in "
             "attention, exactly. Chain several for several references.",
-            search_aliases=["redux apply", "style model apply", "reference", "image prompt", "ip adapter flux"],
+            search_aliases=[
+                *(
+                    "redux apply",
+                    "style model apply",
+                    "reference",
+                    "image prompt",
+                    "ip adapter flux",
+                    "style",
+                    "strength",
+                ),
+                *("regional", "region", "weight", "style transfer", "attention", "variation"),
+            ],
             inputs=_inputs(),
             outputs=[io.Conditioning.Output(tooltip="For any sampler of a FLUX.1 model.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> bool:
+    def fingerprint_inputs(cls, preset: str = NONE, **_: Any) -> tuple[bool, str]:
         # An influence map added to a finished graph needs the sampling once more, this time recorded.
-        return influence_wanted()
+        return influence_wanted(), fingerprint(preset)
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        strength: float | None = 1.0,
+        start_percent: float | None = 0.0,
+        end_percent: float | None = 1.0,
+        blocks: str | None = "",
+        preset: str | None = NONE,
+    ) -> bool | str:
+        """Refuse before anything runs what needs no tensors to be known; a connected value is None here."""
+        if not are_numbers(strength, start_percent, end_percent):
+            return True
+        if strength is not None and not 0 <= strength <= MAX_STRENGTH:
+            return f"The strength is {strength:.10g}; 0 to {MAX_STRENGTH:g} is needed."
+        try:
+            start, end = 0.0 if start_percent is None else start_percent, 1.0 if end_percent is None else end_percent
+            if start_percent is not None or end_percent is not None:
+                Schedule(start, end)
+            block_weights(NONE if preset is None else preset, blocks or "")
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def check_lazy_status(
+        cls, strength: float | None = None, tokens: ReduxTokens | None = None, **inputs: Any
+    ) -> list[str]:
+        """Strength 0 needs neither tokens nor region, so nothing that makes them is run."""
+        if strength == 0:
+            return []
+        return ["tokens"] * (tokens is None) + ["region"] * ("region" in inputs and inputs["region"] is None)
 
     @classmethod
     def execute(
         cls,
         conditioning: list[list[Any]],
-        tokens: ReduxTokens,
+        tokens: ReduxTokens | None = None,
         strength: float = 1.0,
         normalize: bool = True,
         region: torch.Tensor | None = None,
@@ -47,99 +89,34 @@ class ReduxApply(io.ComfyNode):
         curve: str = "constant",
         batch: str = "joint",
         blocks: str = "",
+        # Graphs of before there was a choice name none and mean a weight; new ones begin with the schema's default.
+        response: str = "weight",
+        preset: str = NONE,
     ) -> io.NodeOutput:
-        placed_BND, pieces = place_tokens(tokens, batch, normalize)
-        schedule = Schedule(start_percent, end_percent, curve)
-        reference = Reference(pieces, strength, check_region(region), schedule, BlockWeights.parse(blocks))
-        if strength == 0 or (reference.region_RYX is not None and not bool(reference.region_RYX.any())):
+        if strength == 0:
             return io.NodeOutput(conditioning)
-        return io.NodeOutput(add_reference(conditioning, placed_BND, reference))
-
-
-def check_region(region: torch.Tensor | None) -> torch.Tensor | None:
-    """A MASK [B, H, W] or [H, W] as [B, H, W] in 0..1.
-
-    Raises:
-        ValueError: another shape, an empty mask, or values that are not finite.
-    """
-    if region is None:
-        return None
-    if region.ndim not in (2, 3) or region.numel() == 0 or not bool(torch.isfinite(region).all()):
-        raise ValueError(f"The region has shape {tuple(region.shape)}; a finite mask [batch, height, width] is needed.")
-    return region.reshape(-1, *region.shape[-2:]).cpu().clamp(0, 1)
+        if tokens is None:
+            raise ValueError("There is no reference; connect Encode Reference to tokens.")
+        schedule, factors = Schedule(start_percent, end_percent, curve), block_weights(preset, blocks)
+        acting = Reference((), strength, None, schedule, factors, response=response)
+        return io.NodeOutput(put_in(conditioning, tokens, region, acting, batch, normalize))
 
 
 def _inputs() -> list[io.Input]:
     """All but the first three are optional, so that a short API call stays valid when an input is added."""
     return [
         io.Conditioning.Input("conditioning", tooltip="From a text encoder, or from another Apply Redux."),
-        ReduxTokensType.Input("tokens", tooltip="From Encode Reference."),
+        ReduxTokensType.Input("tokens", lazy=True, tooltip="From Encode Reference."),
         io.Float.Input(
             "strength",
             default=1.0,
             min=0.0,
-            max=10.0,
+            max=2.0,
             step=0.01,
-            tooltip="Weight of the reference in attention. 0 is exactly the picture without it, 1 plain Redux; "
-            "prompts begin to win between 0.05 and 0.5.",
+            round=0.001,
+            display_mode=io.NumberDisplay.slider,
+            tooltip="0 is exactly the picture without the reference, 1 plain Redux; between them it moves evenly, and "
+            "the prompt begins to win below 0.5. Above 1 the reference gains little. See response.",
         ),
-        io.Boolean.Input(
-            "normalize",
-            optional=True,
-            default=True,
-            tooltip="Let a masked, pooled or tiled reference count as much as a whole one. "
-            "Off, fewer tokens mean less influence.",
-        ),
-        io.Mask.Input(
-            "region",
-            optional=True,
-            tooltip="Where in the output the reference acts; grey acts partly. Stretched over the picture.",
-        ),
-        *_percents(),
-        io.Combo.Input(
-            "curve",
-            optional=True,
-            options=list(CURVES),
-            default="constant",
-            tooltip="How the strength runs from start_percent to end_percent.",
-        ),
-        *_advanced(),
-    ]
-
-
-def _advanced() -> list[io.Input]:
-    return [
-        io.Combo.Input(
-            "batch",
-            optional=True,
-            options=BATCHES,
-            default="joint",
-            advanced=True,
-            tooltip="Several pictures in one reference. joint: every image reads all of them. "
-            "per image: picture 1 is for image 1 of the batch, and so on.",
-        ),
-        io.String.Input(
-            "blocks",
-            optional=True,
-            default="",
-            advanced=True,
-            tooltip="Factors of the strength in single blocks of FLUX, e.g. double:0-9=0.5, single:=0.8. "
-            "Blocks: double 0-18, single 0-37.",
-        ),
-    ]
-
-
-def _percents() -> list[io.Input]:
-    return [
-        io.Float.Input(
-            name,
-            optional=True,
-            default=default,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip=f"When the reference {verb} to act: 0 is the first step, 1 the last. "
-            "Outside its time it costs nothing.",
-        )
-        for name, default, verb in (("start_percent", 0.0, "begins"), ("end_percent", 1.0, "ceases"))
+        *optional_inputs(lazy=True),
     ]

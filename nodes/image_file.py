@@ -1,4 +1,4 @@
-"""Pictures as files: encoded with the workflow in them, and written under a name that nobody else has.
+"""Pictures as files, with the workflow in them.
 
 Where the workflow goes is where ComfyUI's page looks for it: text chunks in PNG, and in WebP the EXIF tags Make and
 Model with "workflow:" and "prompt:" before the JSON. The page does not read JPEG; it gets the same EXIF, and
@@ -10,9 +10,7 @@ Shapes: H height, W width, C channels (1 grey, 3 colour, 4 with alpha).
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -24,6 +22,12 @@ _TAGS = {"prompt": 0x0110, "workflow": 0x010F}
 _FREE_TAG = 0xFE00
 _SEGMENT = 65_000
 _EXIF = b"Exif\x00\x00"
+
+
+def check_pictures(shape: Sequence[int]) -> None:
+    """Raises ValueError: this is no shape of an IMAGE, as that of a picture without its batch."""
+    if len(shape) != 4:
+        raise ValueError(f"The images have shape {tuple(shape)}; [batch, height, width, channels] is needed.")
 
 
 def encode_picture(pixels_HWC: np.ndarray, kind: str, quality: int, texts: Mapping[str, str]) -> bytes:
@@ -59,28 +63,6 @@ def to_picture(pixels_HWC: np.ndarray) -> Image.Image:
     if levels_HWC.shape[2] not in (1, 3, 4):
         raise ValueError(f"The picture has {levels_HWC.shape[2]} channels; 1, 3 or 4 can be saved.")
     return Image.fromarray(levels_HWC[..., 0] if levels_HWC.shape[2] == 1 else levels_HWC)
-
-
-def write_new(folder: Path, stem: str, number: int, suffix: str, content: bytes) -> tuple[str, int]:
-    """Write `stem_00001_.suffix` with the first free number from `number` on; the file that is made is ours alone.
-
-    Returns:
-        The file's name and its number.
-    """
-    while True:
-        name = f"{stem}_{number:05}_.{suffix}"
-        try:
-            file = open(folder / name, "xb")  # noqa: SIM115 (what fails in writing is removed below)
-        except FileExistsError:
-            number += 1
-            continue
-        try:
-            with file:
-                file.write(content)
-        except OSError:
-            os.unlink(folder / name)
-            raise
-        return name, number
 
 
 def _without_alpha(picture: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Mix References: several references as one."""
 
 import re
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -48,6 +49,14 @@ class ReduxMix(io.ComfyNode):
             ],
             outputs=[ReduxTokensType.Output(display_name="tokens", tooltip="One reference.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, weights: str | None = "", tokens: Any = None) -> bool | str:
+        try:
+            read_weights(weights or "")
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, tokens: dict[str, ReduxTokens], method: str, weights: str = "") -> io.NodeOutput:

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from .classifier import score_pictures
 from .host.outputs import blocked
-from .image_file import to_picture
+from .image_file import check_pictures, to_picture
 from .types import CATEGORY
 
 ACTIONS = ["blank", "block", "flag only"]
@@ -50,6 +50,7 @@ class ReduxSafetyCheck(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: torch.Tensor, threshold: float, action: str) -> io.NodeOutput:
+        check_pictures(images.shape)
         scores = score_pictures([to_picture(pixels_HWC.float().cpu().numpy()) for pixels_HWC in images])
         flags = [score >= threshold for score in scores]
         lines = [f"{score:.3f}{' flagged' if flag else ''}" for score, flag in zip(scores, flags, strict=True)]

@@ -1,13 +1,16 @@
 """Save Image: files with the workflow in them, never over another file."""
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from .host.outputs import metadata_wanted, output_target
-from .image_file import FORMATS, encode_picture, write_new
+from ..redux.store import new_file
+from .host.outputs import metadata_wanted, output_target, write_next
+from .image_file import FORMATS, check_pictures, encode_picture
 from .types import CATEGORY
 
 
@@ -40,21 +43,35 @@ class ReduxSaveImage(io.ComfyNode):
                     max=100,
                     tooltip="Of jpg and webp: 100 is best and largest. png does not read it.",
                 ),
+                io.Boolean.Input(
+                    "embed_workflow",
+                    default=True,
+                    optional=True,
+                    tooltip="Off, the files hold pixels alone: neither the workflow nor the prompt.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, images: torch.Tensor, filename_prefix: str, format: str, quality: int) -> io.NodeOutput:
-        texts = _texts(cls.hidden) if metadata_wanted() else {}
+    def execute(
+        cls, images: torch.Tensor, filename_prefix: str, format: str, quality: int, embed_workflow: bool = True
+    ) -> io.NodeOutput:
+        check_pictures(images.shape)
+        texts = _texts(cls.hidden) if embed_workflow and metadata_wanted() else {}
         target = output_target(filename_prefix, width=images.shape[2], height=images.shape[1])
         number, saved = target.number, []
         for index, pixels_HWC in enumerate(images):
             content = encode_picture(pixels_HWC.float().cpu().numpy(), format, quality, texts)
-            stem = target.stem.replace("%batch_num%", str(index))
-            name, used = write_new(target.folder, stem, number, format, content)
-            saved.append({"filename": name, "subfolder": target.subfolder, "type": "output"})
+            place = target._replace(stem=target.stem.replace("%batch_num%", str(index)), number=number)
+            path, used = write_next(place, f".{format}", partial(_write, content))
+            saved.append({"filename": path.name, "subfolder": target.subfolder, "type": "output"})
             number = used + 1
         return io.NodeOutput(ui={"images": saved})
+
+
+def _write(content: bytes, path: Path) -> None:
+    with new_file(path) as unnamed, open(unnamed, "wb") as file:
+        file.write(content)
 
 
 def _texts(hidden: Any) -> dict[str, str]:

@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..redux.sizes import MAX_SIDE, MULTIPLE, RATIOS, round_side, size_of_picture, size_of_ratio
+from .host.flux import NATIVE_SIDE, native_side
 from .host.outputs import empty_latent
 from .types import CATEGORY
 
@@ -35,6 +36,12 @@ class ReduxSize(io.ComfyNode):
                     "4 is its limit. A custom size does not read it.",
                 ),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures made in one run."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Count megapixels in the model's own size: 1 is 1024 x 1024 for FLUX.1 and 128 x 128 for "
+                    "the miniature.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(tooltip="For a sampler of a FLUX.1 model."),
@@ -45,8 +52,10 @@ class ReduxSize(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, aspect_ratio: dict[str, Any] | None = None, megapixels: float = 1.0, batch_size: int = 1
+        cls, aspect_ratio: dict[str, Any] | None = None, megapixels: float = 1.0, batch_size: int = 1, model: Any = None
     ) -> io.NodeOutput:
+        if model is not None:
+            megapixels *= (native_side(model) / NATIVE_SIDE) ** 2
         width, height = choose_size(aspect_ratio or {}, megapixels)
         return io.NodeOutput(empty_latent(width, height, batch_size), width, height)
 

@@ -7,7 +7,7 @@ can say (ControlNets, hooks, models) is refused by name: a conditioning is saved
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 
-from ...redux.control import Piece, Reference
-from ...redux.files import open_files
-from ...redux.schedule import BlockWeights, Schedule
-from ...redux.store import read_facts, write_new
-from .conditioning import Conditioning, add_mark, find_mark, without_mark
+from ...redux.reference import Reference
+from ...redux.schedule import BlockWeights, ModelName, Schedule
+from ...redux.store import read_facts, write_tensors
+from ...redux.tensor_files import open_files
+from ...redux.tokens import Part
+from .conditioning import Conditioning, add_mark, current_tokens, find_mark, without_mark
+from .context import extend_mask
+from .mark import Mark
 
 METADATA_KEY = "redux.conditioning"
 VERSION = 1
@@ -37,13 +40,11 @@ def save_conditioning(conditioning: Conditioning, path: str | Path) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     entries = []
-    for index, (cond, options) in enumerate(conditioning):
+    for index, (text, options) in enumerate(conditioning):
         mark = find_mark(options)
-        references = [_pack_reference(reference) for reference in mark.references] if mark else []
-        entry = {"cond": cond, "options": without_mark(options), "references": references}
+        entry = _joined(text, options, mark) if mark else {"cond": text, "options": options, "references": []}
         entries.append(_pack(entry, f"{index}", tensors))
-    facts = {"version": VERSION, "entries": entries}
-    write_new(path, tensors, {METADATA_KEY: json.dumps(facts)})
+    write_tensors(path, tensors, METADATA_KEY, VERSION, {"entries": entries})
 
 
 def load_conditioning(path: str | Path) -> Conditioning:
@@ -62,9 +63,27 @@ def load_conditioning(path: str | Path) -> Conditioning:
         raise ValueError(f"{files.path.name} is damaged ({reason}); save the conditioning again.") from error
 
 
+def _joined(text_BTD: torch.Tensor, options: dict[str, Any], mark: Mark) -> dict[str, Any]:
+    """An entry as it is in a file: the tokens stand before the text, as in the model's context."""
+    options = without_mark(options)
+    if "attention_mask" in options:
+        length = sum(reference.length for reference in mark.references)
+        options["attention_mask"] = extend_mask(options["attention_mask"], length)
+    parts = [part.to(text_BTD) for part in (*current_tokens(text_BTD, mark), text_BTD)]
+    batch = max(map(len, parts))
+    cond = torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)
+    return {"cond": cond, "options": options, "references": [_pack_reference(each) for each in mark.references]}
+
+
 def _unpack_entry(packed: dict[str, Any], read: Read) -> list[Any]:
     entry = _unpack(packed, read)
-    return [entry["cond"], add_mark(entry["options"], [_unpack_reference(values) for values in entry["references"]])]
+    references = [_unpack_reference(values) for values in entry["references"]]
+    lengths = [reference.length for reference in references]
+    options, length = entry["options"], sum(lengths)
+    if length and "attention_mask" in options:
+        options["attention_mask"] = options["attention_mask"][..., length:, length:]
+    *tokens, text = entry["cond"].split([*lengths, entry["cond"].shape[1] - length], dim=1)
+    return [text, add_mark(options, references, tokens, bare=not bool(text.any()))]
 
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -98,19 +117,38 @@ def _unpack(packed: dict[str, Any], read: Read) -> Any:
 
 def _pack_reference(reference: Reference) -> dict[str, Any]:
     return {
-        "pieces": [asdict(piece) for piece in reference.pieces],
+        "pieces": [_pack_part(part) for part in reference.parts],
         "strength": reference.strength,
         "region": reference.region_RYX,
         "schedule": asdict(reference.schedule),
         "blocks": reference.blocks.rules,
+        "made_for": reference.blocks.made_for and asdict(reference.blocks.made_for),
+        "keep": reference.keep,
+        "response": reference.response,
+        "picture": reference.picture,
+        "strengths": reference.strengths,
+        "ends": reference.ends,
     }
+
+
+def _pack_part(part: Part) -> dict[str, Any]:
+    return {"length": part.length, "bias": part.log_count, "weight": part.weight, "images": part.images}
+
+
+def _unpack_part(length: int, bias: float, weight: float, images: tuple[bool, ...] | None) -> Part:
+    return Part(((1, length),), round(length * math.exp(bias)), weight, images)
 
 
 def _unpack_reference(values: dict[str, Any]) -> Reference:
     return Reference(
-        tuple(Piece(**piece) for piece in values["pieces"]),
+        tuple(_unpack_part(**piece) for piece in values["pieces"]),
         values["strength"],
         values["region"],
         Schedule(**values["schedule"]),
-        BlockWeights(values["blocks"]),
+        BlockWeights(values["blocks"], ModelName(**values["made_for"]) if values.get("made_for") else None),
+        keep=values.get("keep", "exact"),
+        response=values.get("response", "weight"),  # files of before there were others
+        picture=values.get("picture"),
+        strengths=values.get("strengths", ()),
+        ends=values.get("ends", ()),
     )

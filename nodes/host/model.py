@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import OrderedDict
 from typing import Any
 
 import comfy.model_management as memory
@@ -10,12 +12,14 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.utils
 import torch
+from comfy.cli_args import args
 
 from ...redux.config import ReduxConfig
 from ...redux.image import View
 from ...redux.model import CHUNK, ReduxModel, load_state_dict
 from ...redux.projector import ReduxProjector
 from ...redux.tokens import Part, ReduxTokens
+from .fp8 import keep_scales, store_as_fp8
 
 DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -24,6 +28,9 @@ DTYPES: dict[str, torch.dtype | None] = {
     "fp32": torch.float32,
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
+
+
+KEPT_BYTES = 1 << 27  # eleven whole references in fp32
 
 
 class HostedModel:
@@ -35,9 +42,26 @@ class HostedModel:
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             model, load_device=load_device, offload_device=offload_device
         )
+        self.kept: OrderedDict[bytes, ReduxTokens] = OrderedDict()
+        if load_device.type == "cuda" and not self.patcher.is_dynamic():  # dynamic memory moves weights at any time
+            model.use_graph()
 
     def encode(self, views: list[View]) -> ReduxTokens:
-        """`ReduxModel.encode_views` on ComfyUI's device, with its progress bar and its interrupt."""
+        """`ReduxModel.encode_views` on ComfyUI's device, with its progress bar and its interrupt.
+
+        What was encoded before is not encoded again: KEPT_BYTES of tokens are kept, by the content of their views.
+        """
+        key = _content(views, self.model.dtype)
+        tokens = self.kept.pop(key, None)
+        if tokens is None:
+            tokens = self._encode(views)
+        device, dtype = memory.intermediate_device(), memory.intermediate_dtype()
+        self.kept[key] = tokens = tokens.to(device).to(dtype=dtype)  # half as much to carry, where it grows
+        while len(self.kept) > 1 and sum(kept.tokens.nbytes for kept in self.kept.values()) > KEPT_BYTES:
+            self.kept.popitem(last=False)
+        return tokens
+
+    def _encode(self, views: list[View]) -> ReduxTokens:
         device = self.patcher.load_device
         bar: list[comfy.utils.ProgressBar] = []
 
@@ -49,8 +73,15 @@ class HostedModel:
                 bar[0].update_absolute(done, total)
 
         memory.load_models_gpu([self.patcher], memory_required=self._memory_required())
-        tokens = self.model.encode_views(views, device=device, progress=progress)
-        return tokens.to(memory.intermediate_device(), memory.intermediate_dtype())
+        return self.model.encode_views(views, device=device, progress=progress)
+
+    def look(self, views: list[View]) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The tower's own features [B, N, D] of a view, before the projector, and the grid that they lie on."""
+        device = self.patcher.load_device
+        memory.load_models_gpu([self.patcher], memory_required=self._memory_required())
+        (view,) = views
+        with torch.no_grad():
+            return self.model.tower(view.pixels_BCST.to(device, self.model.dtype)), view.grid
 
     def _memory_required(self) -> int:
         """Bytes for the activations of a full chunk: the tower's widest layer and the projector's, twice each."""
@@ -67,16 +98,41 @@ def load_model(vision_path: str, redux_path: str, dtype_name: str = "default") -
     """
     load_device = memory.text_encoder_device()
     offload_device = memory.text_encoder_offload_device()
-    dtype = DTYPES[dtype_name] or memory.text_encoder_dtype(load_device)
-    configs, state_dict, encoder = load_state_dict(vision_path, redux_path, dtype=dtype)
+    dtype = DTYPES[dtype_name] or default_dtype(load_device)
+    small = dtype.itemsize == 1
+    configs, state_dict, encoder = load_state_dict(vision_path, redux_path, dtype=None if small else dtype)
     model = ReduxModel(*configs, operations=comfy.ops.manual_cast, device=offload_device, dtype=dtype)
     model.dtype = compute_dtype(load_device)
     model.encoder = encoder
     model.eval()
     hosted = HostedModel(model, load_device, offload_device)
+    dynamic = hosted.patcher.is_dynamic()
+    if small:
+        place = torch.device("cpu") if dynamic else offload_device
+        keep_scales(hosted.patcher, store_as_fp8(model, state_dict, dtype, model.dtype, place))
+    else:
+        model.load_state_dict(state_dict, assign=dynamic)
     memory.archive_model_dtypes(model)
-    model.load_state_dict(state_dict, assign=hosted.patcher.is_dynamic())
     return hosted
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """What ComfyUI keeps text encoders in; where nobody asked for fp16 and bf16 computes, bf16, which needs no cast."""
+    dtype = memory.text_encoder_dtype(device)
+    computes = compute_dtype(device)
+    unasked = dtype == torch.float16 and not args.fp16_text_enc and device.type != "cpu"
+    return computes if unasked and computes == torch.bfloat16 else dtype
+
+
+def _content(views: list[View], dtype: torch.dtype) -> bytes:
+    """Names the views by what the tower reads of them."""
+    digest = hashlib.sha256()
+    for view in views:
+        digest.update(repr((view.grid, tuple(view.pixels_BCST.shape), view.coverage_BN is None, dtype)).encode())
+        for values in (view.pixels_BCST.to(dtype), view.coverage_BN):
+            if values is not None:
+                digest.update(values.contiguous().view(torch.uint8).cpu().numpy().data)
+    return digest.digest()
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,28 @@ def clean_prefix(prefix: str) -> str:
     if any(len(part.encode()) > LONGEST for part in cleaned):
         raise ValueError(f"The prefix has a name of more than {LONGEST} bytes; use a shorter one.")
     return "/".join(part for part in cleaned if part)
+
+
+def write_numbered(prefix: str, suffix: str, write: Callable[[Path], None]) -> Path:
+    """Write stem_00001_suffix with the first free number; of two runs at once each gets its own.
+
+    Args:
+        write: makes a new file, and raises FileExistsError where there is one.
+    """
+    return write_next(output_target(prefix), suffix, write)[0]
+
+
+def write_next(target: Target, suffix: str, write: Callable[[Path], None]) -> tuple[Path, int]:
+    """The same where a prefix has led to, with numbers from the target's on; the file and its number."""
+    number = target.number
+    while True:
+        path = target.folder / f"{target.stem}_{number:05}_{suffix}"
+        try:
+            write(path)
+        except FileExistsError:
+            number += 1
+        else:
+            return path, number
 
 
 def metadata_wanted() -> bool:

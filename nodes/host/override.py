@@ -10,24 +10,36 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...redux.attention import weighted_attention
+from ...redux.attention import ForeignKernel, weighted_attention, weighted_attention_and_shares
 from ...redux.influence import Recorder
-from ...redux.plan import StepWeights
+from ...redux.reference import Reference
+from ...redux.step_weights import StepWeights
+from .keep import KeptCall
+from .kernel import kernel_of, named_kernel
+from .route import OVERRIDE, PREFERRED, Attention, routed
 from .session import Session
+from .suspects import module_of
 
-OVERRIDE = "optimized_attention_override"
 log = logging.getLogger(__name__)
 _local = threading.local()
 
-Attention = Callable[..., Tensor]
 Heads = tuple[Tensor, Tensor, Tensor]  # queries, keys and values
+
+
+class Record(NamedTuple):
+    """Who counts the shares of some rows of a call, of which references, and as what (0 = the positive)."""
+
+    recorder: Recorder
+    references: tuple[Reference, ...]
+    kind: int
+    rows: Sequence[int]
 
 
 class AttentionCall:
@@ -35,24 +47,27 @@ class AttentionCall:
 
     Args:
         options: the transformer options of the call.
-        double_blocks: how many the model has, which come before its single blocks.
+        blocks: how many double blocks the model has, and single ones, which come after them.
+        kept: how the references' keys are kept between steps, if they are.
     """
 
     def __init__(
         self,
         weights: StepWeights,
         session: Session,
-        recorder: Recorder | None,
+        records: Sequence[Record],
         options: dict[str, Any],
-        double_blocks: int,
+        blocks: tuple[int, int],
+        kept: KeptCall | None = None,
     ) -> None:
         self.weights = weights
         self.session = session
-        self.recorder = recorder
+        self.records = records
+        self.kept = kept
         self.previous: Callable[..., Tensor] | None = options.get(OVERRIDE)
-        self.kinds: list[int] = options.get("cond_or_uncond") or [0] * weights.layout.chunks
-        self.double_blocks = double_blocks
+        self.blocks = blocks
         self.position = 0
+        self.kernel: str | ForeignKernel | None = None
         session.calls += 1
 
     def fits(self, q: Tensor, k: Tensor) -> bool:
@@ -67,15 +82,21 @@ class AttentionCall:
     ) -> Tensor:
         """Attention [B, H, L, D] in one block, e.g. ("single", 3); None = the one whose turn it is."""
         if block is None:
-            first_single = self.position - self.double_blocks
+            first_single = self.position - self.blocks[0]
             block = ("double", self.position) if first_single < 0 else ("single", first_single)
         self.position += 1
-        self.session.served += 1
-        plan = self.weights.plan(*block, qkv_BHLD[0].shape[2])
-        if self.recorder is None:
-            return weighted_attention(*qkv_BHLD, plan, mask=mask, scale=scale)
-        out_BHLD, shares_BGL = weighted_attention(*qkv_BHLD, plan, mask=mask, scale=scale, return_shares=True)
-        self.recorder.add(shares_BGL, self.weights, self.kinds)
+        plan = self.weights.plan(*block, queries=qkv_BHLD[0].shape[2], heads=qkv_BHLD[0].shape[1])
+        earlier = None
+        if self.kept is not None and self.kept.full:
+            self.kept.write(block, *qkv_BHLD[1:])
+        elif self.kept is not None:
+            earlier = self.kept.read(block)
+        options: dict[str, Any] = {"mask": mask, "scale": scale, "kernel": self.kernel, "kept": earlier}
+        if not self.records:
+            return weighted_attention(*qkv_BHLD, plan, **options)
+        out_BHLD, shares_BGL = weighted_attention_and_shares(*qkv_BHLD, plan, **options)
+        for record in self.records:
+            record.recorder.add(shares_BGL, self.weights, *record[1:])
         return out_BHLD
 
 
@@ -90,9 +111,13 @@ def running(call: AttentionCall) -> Iterator[dict[str, Any]]:
     cached = torch.is_autocast_cache_enabled()
     _local.call = call
     torch.set_autocast_cache_enabled(False)
+    expected = 0
     try:
-        yield {OVERRIDE: attend}
+        with routed(attend):
+            yield {OVERRIDE: attend}
+        expected = sum(call.blocks)
     finally:
+        call.session.count(call.position, expected)
         torch.set_autocast_cache_enabled(cached)
         _local.call = before
 
@@ -112,8 +137,8 @@ def attend(
     """ComfyUI's attention with the weights of the running call; other attentions of the model pass through.
 
     An override that stood there before is called with our attention as its function. If it does not call it, it
-    replaces attention (as SageAttention patches do) and is left out, because it cannot weigh. A compiled model leaves
-    it out as well.
+    replaces attention (as SageAttention patches do) and is left out, because it cannot weigh; the kernel that it uses
+    serves where that is the faster way. A compiled model leaves it out as well.
     """
     if torch.compiler.is_compiling():
         operator = torch.ops.redux_control.attend
@@ -121,6 +146,8 @@ def attend(
     options |= {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
     options["attn_precision"] = attn_precision
     call: AttentionCall | None = getattr(_local, "call", None)
+    if call is None or call.previous is None:  # as ComfyUI, which asks an override first
+        func = (options.get("transformer_options") or {}).get(PREFERRED, func)
     if call is None:
         return func(q, k, v, heads, mask=mask, **options)
     if call.previous is None:
@@ -135,6 +162,8 @@ def _serve(
     if not call.fits(*qkv[:2]):
         call.session.foreign += 1
         return func(*qkv, heads, mask=mask, **options)
+    replaced = call.session.replaced
+    call.kernel = kernel_of(replaced or func, func if replaced else None, options)
 
     def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
         return call.run((q, k, v), mask, scale, _block(options))
@@ -161,7 +190,13 @@ def _serve_through(
         if served or not fits:
             return out
         call.session.replaced = call.previous
-        log.info("Redux: an override that replaces attention is left out of this sampling, as it cannot weigh.")
+        kernel = named_kernel(call.previous)
+        log.info(
+            "Redux: the attention of %s is left out of this sampling where references are weighed, as it does not call "
+            "the attention that it is given%s.",
+            module_of(call.previous),
+            f"; its kernel, {kernel}, is used where that is faster" if kernel else "",
+        )
     return _serve(call, func, qkv, heads, mask, options)
 
 
@@ -189,18 +224,20 @@ def _block(options: dict[str, Any]) -> tuple[str, int] | None:
     return (table["block_type"], table["block_index"]) if "block_index" in table else None
 
 
-# A captured CUDA graph would repeat the weights of its first run.
-_TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, "cudagraph_unsafe") else []
+# A captured CUDA graph would repeat the weights of its first run. Before torch 2.8 an operator cannot say so.
+_TAGS: dict[str, Any] = {"tags": [torch.Tag.cudagraph_unsafe]} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 
 
 # The block is not an argument: models that are compiled block by block share one graph between their blocks.
-@torch.library.custom_op("redux_control::attend", mutates_args=(), tags=_TAGS)
+@torch.library.custom_op("redux_control::attend", mutates_args=(), **_TAGS)
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     call: AttentionCall | None = getattr(_local, "call", None)
     if call is None or not call.fits(q, k):
         if call is not None:
             call.session.foreign += 1
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).contiguous()
+    if not _TAGS and q.is_cuda and torch.cuda.is_current_stream_capturing():
+        call.session.warn(f"a CUDA graph of torch {torch.__version__} repeats the reference's weights of its first run")
     return call.run((q, k, v), mask, scale, None).contiguous()
 
 

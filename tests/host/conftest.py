@@ -49,6 +49,7 @@ def _load_package(name: str, folder: Path) -> ModuleType:
     return module
 
 
+_load_package("miniature", ROOT / "miniature")
 _load_package("tools", ROOT / "tools")
 
 from tools import checkpoints, host  # noqa: E402
@@ -63,6 +64,9 @@ sys.path.append(str(Path(__file__).parent))  # for redux_scene.py
 import comfy.cli_args  # noqa: E402
 
 comfy.cli_args.args.cpu = not torch.cuda.is_available()
+# On a GPU as on a CPU: these tests compare exact things. Half precision has tests of its own.
+comfy.cli_args.args.force_fp32 = True
+torch.backends.cudnn.allow_tf32 = False
 comfy.cli_args.args.base_directory = str(BASE)
 
 
@@ -70,9 +74,13 @@ class Comfy:
     """What tests need of ComfyUI. Models load through its own nodes, as in a workflow."""
 
     def __init__(self) -> None:
+        import comfy.model_management
         import folder_paths
 
         import nodes
+
+        if torch.cuda.is_available():  # or fp32 would keep the towers on the CPU
+            comfy.model_management.text_encoder_device = comfy.model_management.get_torch_device
 
         self.version = tuple(int(part) for part in HOST.version.split(".")[:3])
         self.path = HOST.path
@@ -156,6 +164,41 @@ def scene(comfy: Comfy, pack: ModuleType, redux_nodes: dict[str, Any]) -> Any:
     from redux_scene import Scene
 
     return Scene(comfy, pack, redux_nodes)
+
+
+@pytest.fixture(scope="session")
+def controlnet(comfy: Comfy) -> Any:  # type: ignore[valid-type]
+    """A small ControlNet of random weights, ComfyUI's own for FLUX."""
+    from comfy.controlnet import ControlNet
+    from comfy.ldm.flux.controlnet import ControlNetFlux
+    from comfy.model_management import get_torch_device
+    from comfy.ops import manual_cast
+
+    sizes = comfy.sizes
+    network = ControlNetFlux(
+        in_channels=16,
+        out_channels=16,
+        vec_in_dim=768,
+        context_in_dim=sizes.context,
+        hidden_size=sizes.hidden,
+        mlp_ratio=4.0,
+        num_heads=sizes.hidden // 128,
+        depth=1,
+        depth_single_blocks=0,
+        axes_dim=[16, 56, 56],
+        theta=10000,
+        patch_size=2,
+        qkv_bias=True,
+        guidance_embed=False,
+        txt_ids_dims=[],
+        dtype=torch.float32,
+        operations=manual_cast,
+    )
+    generator = torch.Generator().manual_seed(4)
+    for weight in network.parameters():
+        size = weight[0].numel() if weight.ndim > 1 else 400
+        weight.data = torch.randn(weight.shape, generator=generator) * size**-0.5
+    return ControlNet(network, load_device=get_torch_device(), extra_conds=["y", "guidance"])
 
 
 @pytest.fixture(autouse=True)

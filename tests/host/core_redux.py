@@ -49,12 +49,15 @@ def clip_vision(comfy_: Any, monkeypatch: pytest.MonkeyPatch, eps: float | None 
     return core
 
 
-def style_model(comfy_: Any) -> Any:
-    """STYLE_MODEL."""
+def style_model(comfy_: Any, hidden: int | None = None) -> Any:
+    """STYLE_MODEL in fp32; `hidden` is the width between its two layers, three times the text's if left out."""
     sizes = comfy_.sizes
     model = comfy.ldm.flux.redux.ReduxImageEncoder(sizes.vision_hidden, sizes.context)
+    if hidden is not None:
+        model.redux_up = torch.nn.Linear(sizes.vision_hidden, hidden)
+        model.redux_down = torch.nn.Linear(hidden, sizes.context)
     path = comfy_.models / "style_models" / comfy_.files.style_models
-    model.load_state_dict(load_file(path))
+    model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return comfy.sd.StyleModel(model)
 
 

@@ -1,7 +1,7 @@
 """What the tests of control in attention share: references, their application, and a dense model to compare with.
 
 The dense model knows nothing of the pack: the reference's tokens are put before the text by hand, and an
-`optimized_attention_override` of its own adds a bias [B or 1, 1, L, L] to the logits of every attention.
+`optimized_attention_override` of its own adds a bias [B or 1, H or 1, L, L] to the logits of every attention.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Scene:
 def biased_attention(bias: Bias) -> Callable[..., Tensor]:
     def attend(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **options: Any) -> Tensor:
         assert mask is None and options["skip_reshape"]
-        table = bias if isinstance(bias, Tensor) else bias(options["transformer_options"], k.shape[2])
-        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=table.expand(len(q), 1, -1, -1))
+        table = (bias if isinstance(bias, Tensor) else bias(options["transformer_options"], k.shape[2])).to(q)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=table.expand(len(q), -1, -1, -1))
         return out.transpose(1, 2).flatten(2)
 
     return attend
@@ -106,7 +106,7 @@ def count_calls(model: Any) -> tuple[Any, list[dict[str, Any]]]:
     calls: list[dict[str, Any]] = []
 
     def wrapper(executor: Any, x: Tensor, timestep: Tensor, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        calls.append({"batch": len(x), "sigma": float(timestep.flatten()[0]), "context": context.clone()})
+        calls.append({"batch": len(x), "sigma": float(timestep.flatten()[0]), "context": context.to("cpu", copy=True)})
         return executor(x, timestep, context, *args, **kwargs)
 
     kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL

@@ -10,6 +10,10 @@ import pytest
 import torch
 from redux_scene import relative
 
+torch_compiles = pytest.mark.skipif(
+    not hasattr(torch.Tag, "cudagraph_unsafe"), reason="ComfyUI's compile node needs guard filters, torch 2.8"
+)
+
 
 @pytest.fixture(scope="module")
 def flux(scene: Any) -> Any:
@@ -63,6 +67,7 @@ def compare(scene: Any, flux: Any, model: Any, conditionings: list[list]) -> Non
     assert all(relative(one, other) > 1e-3 for one, other in zip(results[1:], results[:-1], strict=True))
 
 
+@torch_compiles
 def test_what_changes_takes_effect_in_a_compiled_model(scene: Any, flux: Any) -> None:
     """Weights are compiled once: strengths, regions and block factors share one graph for each attention."""
     from comfy_extras.nodes_torch_compile import TorchCompileModel
@@ -83,6 +88,32 @@ def test_what_changes_takes_effect_in_compiled_blocks(scene: Any, flux: Any) -> 
     compare(scene, flux, by_block(flux, blocks(flux)), steps(scene))
 
 
+@torch_compiles
 def test_inductor(scene: Any, flux: Any) -> None:
     model = by_block(flux, ["diffusion_model.single_blocks.0"], "inductor")
     compare(scene, flux, model, steps(scene)[1:4])
+
+
+@torch_compiles
+def test_kept_references_are_compiled_for_full_and_kept_steps_only(scene: Any, flux: Any) -> None:
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def kept(strength: float) -> list:
+        applied = scene.apply(scene.text, scene.tokens(), strength=strength)
+        return scene.nodes["ReduxKeep"].execute(applied, "close").args[0]
+
+    model = TorchCompileModel.execute(flux, backend).args[0]
+    first = scene.sample(kept(0.3), model, steps=10)
+    made = len(graphs)
+    second = scene.sample(kept(0.8), model, steps=10)
+    assert made == len(graphs), "another strength compiles nothing"
+    nodes = [node for graph in graphs for node in graph.graph.nodes]
+    assert sum("redux_control" in str(node.target) for node in nodes) == 2 * 3
+    for found, strength in ((first, 0.3), (second, 0.8)):
+        assert relative(found, scene.sample(kept(strength), flux, steps=10)) < 1e-5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from redux_scene import make_bias, region_weights, relative
+from redux_scene import make_bias, queue_with, region_weights, relative
 
 TEXT = 8
 
@@ -25,7 +27,7 @@ def core_redux(scene: Any, conditioning: list, tokens: Any, strength: float) -> 
 @pytest.mark.parametrize("first", ["core", "ours"])
 @pytest.mark.parametrize("end", [1.0, 0.5])
 def test_an_attention_mask_of_another_node_is_kept(scene: Any, first: str, end: float) -> None:
-    """[ours | text | core's | image], both biases in one, in both orders; also where ours is taken out half way."""
+    """[ours | text | core's | image], both biases in one, in either order; also where ours is taken out half way."""
     mine, other = scene.tokens(1, rows=3), scene.tokens(2)
     options = {"strength": 0.3, "region": mask(), "end_percent": end}
     if first == "core":
@@ -34,11 +36,10 @@ def test_an_attention_mask_of_another_node_is_kept(scene: Any, first: str, end: 
         conditioning = core_redux(scene, scene.apply(scene.text, mine, **options), other, 0.5)
     weights = 0.3 * region_weights(mask()[0], TEXT + 16, (16, 16))
     length = 12 + TEXT + 16 + 64
-    # Core's bias is not for its own queries, 20..36, but for those of our tokens.
+    # Core's bias is not for its own queries, 20..36, and our tokens, which it does not know, are not weighed by it.
     cores = torch.ones(length).masked_fill(_rows(length, 12 + TEXT, 12 + TEXT + 16), 2.0) * 0.5
     both = make_bias(length, [(0, 12, weights)], 12) + make_bias(length, [(20, 36, cores)], 0)
-    if first == "core":  # which did not know our tokens then
-        both[:, :, :12] = 0
+    both[:, :, :12] = 0
     later = make_bias(length - 12, [(8, 24, cores[12:])], 0)
     text = [[torch.cat((scene.text[0][0], other.tokens), dim=1), scene.text[0][1]]]
     if end == 1.0:
@@ -135,13 +136,61 @@ def test_a_plain_negative_is_not_touched(scene: Any) -> None:
 
 
 def test_concat_and_average_keep_the_reference(scene: Any) -> None:
-    """Concat puts more text behind it; an average of two texts with one reference is that text with the reference."""
+    """They work on the texts; the reference is that of the first input, whole."""
     tokens, other = scene.tokens(), scene.comfy.conditioning(seed=5)
     nodes, options = scene.comfy.nodes, {"strength": 0.4, "region": mask()}
     mine = nodes.ConditioningConcat().concat(scene.apply(scene.text, tokens, **options), other)[0]
     joined = nodes.ConditioningConcat().concat(scene.text, other)[0]
     assert relative(scene.sample(mine), scene.sample(scene.apply(joined, tokens, **options))) < 1e-5
-    both = [scene.apply(text, tokens, **options) for text in (scene.text, other)]
-    mine = nodes.ConditioningAverage().addWeighted(*both, 0.3)[0]
     mean = nodes.ConditioningAverage().addWeighted(scene.text, other, 0.3)[0]
-    assert relative(scene.sample(mine), scene.sample(scene.apply(mean, tokens, **options))) < 1e-5
+    expected = scene.sample(scene.apply(mean, tokens, **options))
+    for second in (scene.apply(other, tokens, **options), other, scene.apply(other, scene.tokens(9, rows=3))):
+        mine = nodes.ConditioningAverage().addWeighted(scene.apply(scene.text, tokens, **options), second, 0.3)[0]
+        assert relative(scene.sample(mine), expected) < 1e-5
+
+
+def test_an_average_from_a_reference_is_a_text(scene: Any) -> None:
+    nodes, other = scene.comfy.nodes, scene.comfy.conditioning(seed=5)
+    mine = nodes.ConditioningAverage().addWeighted(other, scene.apply(scene.text, scene.tokens()), 0.3)[0]
+    assert torch.equal(
+        scene.sample(mine), scene.sample(nodes.ConditioningAverage().addWeighted(other, scene.text, 0.3)[0])
+    )
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_zero_out_empties_a_reference_too(scene: Any, strength: float) -> None:
+    """Its tokens become zeros, which keep their weight; a reference that is put to a text of zeros stays whole."""
+    tokens, zero = scene.tokens(), scene.comfy.nodes.ConditioningZeroOut().zero_out
+    nothing = dataclasses.replace(tokens, tokens=torch.zeros_like(tokens.tokens))
+    bias = make_bias(16 + TEXT + 64, [(0, 16, strength)], 16)
+    zeroed = zero(scene.apply(scene.text, tokens, strength=strength))[0]
+    empty = zero(scene.text)[0]
+    assert relative(scene.sample(zeroed), scene.dense(bias, nothing, text=empty)) < 1e-5
+    bare = scene.apply(empty, tokens, strength=strength)
+    assert relative(scene.sample(bare), scene.dense(bias, tokens, text=empty)) < 1e-5
+    second = scene.apply(zeroed, scene.tokens(9), strength=strength)
+    bias = make_bias(32 + TEXT + 64, [(0, 16, strength), (16, 32, strength)], 32)
+    assert relative(scene.sample(second), scene.dense(bias, scene.tokens(9), nothing, text=empty)) < 1e-5
+
+
+@pytest.mark.parametrize("class_type", ["ConditioningConcat", "ConditioningAverage"])
+@pytest.mark.parametrize(("wire", "said"), [("conditioning_from", True), ("conditioning_to", False)])
+def test_a_reference_that_will_be_left_out_is_told(
+    scene: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, class_type: str, wire: str, said: bool
+) -> None:
+    """The graph says so already when the reference is applied; here with another node between."""
+    from comfy_execution.utils import CurrentNodeContext
+
+    server = queue_with("ReduxApply", "ConditioningSetTimestepRange", class_type, "KSampler")
+    prompt = server.PromptServer.instance.prompt_queue.currently_running[0][2]
+    prompt["1"]["inputs"] = {"conditioning": ["0", 0]}
+    prompt["2"]["inputs"] = {"conditioning_to": ["9", 0], "conditioning_from": ["9", 0], wire: ["1", 0]}
+    prompt["3"]["inputs"] = {"positive": ["2", 0]}
+    sent: list[tuple[str, str]] = []
+    server.PromptServer.instance.client_id = "page"
+    server.PromptServer.instance.send_progress_text = lambda text, node, _: sent.append((text, node))
+    monkeypatch.setitem(sys.modules, "server", server)
+    with CurrentNodeContext("id", "0"), caplog.at_level("WARNING"):
+        scene.apply(scene.text, scene.tokens())
+    told = [text for text, node in sent if node == "0" and f"{class_type} reads only the text" in text]
+    assert bool(told) == said == ("this reference does not act there" in caplog.text)

@@ -4,45 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.controlnet
-import comfy.ldm.flux.controlnet
-import comfy.model_management
-import comfy.ops
 import pytest
 import torch
 from redux_scene import make_bias, relative
 
 TEXT = 8
-
-
-@pytest.fixture(scope="module")
-def controlnet(scene: Any) -> Any:
-    sizes = scene.comfy.sizes
-    network = comfy.ldm.flux.controlnet.ControlNetFlux(
-        in_channels=16,
-        out_channels=16,
-        vec_in_dim=768,
-        context_in_dim=sizes.context,
-        hidden_size=sizes.hidden,
-        mlp_ratio=4.0,
-        num_heads=sizes.hidden // 128,
-        depth=1,
-        depth_single_blocks=0,
-        axes_dim=[16, 56, 56],
-        theta=10000,
-        patch_size=2,
-        qkv_bias=True,
-        guidance_embed=False,
-        txt_ids_dims=[],
-        dtype=torch.float32,
-        operations=comfy.ops.manual_cast,
-    )
-    generator = torch.Generator().manual_seed(4)
-    for weight in network.parameters():
-        size = weight[0].numel() if weight.ndim > 1 else 400
-        weight.data = torch.randn(weight.shape, generator=generator) * size**-0.5
-    device = comfy.model_management.get_torch_device()
-    return comfy.controlnet.ControlNet(network, load_device=device, extra_conds=["y", "guidance"])
 
 
 @pytest.fixture

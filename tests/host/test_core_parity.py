@@ -67,7 +67,7 @@ def test_a_photograph_differs_by_the_rounding_of_its_pixels(
 
     clip_vision = core_redux.clip_vision(comfy, monkeypatch, core_redux.EPS)
     assert relative(ours(redux_nodes, model, photo), cores(comfy, clip_vision, photo)) < 2e-2
-    (view,) = model.model.views(photo)
+    (view,) = model.model.views(photo, device="cpu")
     pixels = clip_preprocess(photo, size=112, mean=[0.5] * 3, std=[0.5] * 3, crop=False)
     levels = (view.pixels_BCST - pixels).abs() * 127.5
     assert float(levels.max()) < 1.01 and float(levels.mean()) < 0.5
@@ -105,8 +105,8 @@ def test_from_clip_vision_is_the_same_projector(
 ) -> None:
     clip_vision = core_redux.clip_vision(comfy, monkeypatch, core_redux.EPS)
     batch = torch.cat([photo, photo.flip(2)])
-    (view,) = model.model.views(batch)
-    seen = view.pixels_BCST.movedim(1, -1) / 2 + 0.5
+    (view,) = model.model.views(batch, device=model.patcher.load_device)
+    seen = view.pixels_BCST.cpu().movedim(1, -1) / 2 + 0.5
     output = comfy.nodes.CLIPVisionEncode().encode(clip_vision, seen, "none")[0]
     before = output["last_hidden_state"].clone()
     tokens = redux_nodes["ReduxFromClipVision"].execute(core_redux.style_model(comfy), output).args[0]

@@ -67,13 +67,11 @@ def test_shares_are_counted_only_for_an_influence_map(scene: Any, monkeypatch: p
     from redux_control.nodes.host import control, override
 
     counted: list[bool] = []
-    attention = override.weighted_attention
-
-    def watch(*args: Any, **kwargs: Any) -> Any:
-        counted.append(kwargs.get("return_shares", False))
-        return attention(*args, **kwargs)
-
-    monkeypatch.setattr(override, "weighted_attention", watch)
+    plain, counting = override.weighted_attention, override.weighted_attention_and_shares
+    monkeypatch.setattr(override, "weighted_attention", lambda *a, **k: counted.append(False) or plain(*a, **k))
+    monkeypatch.setattr(
+        override, "weighted_attention_and_shares", lambda *a, **k: counted.append(True) or counting(*a, **k)
+    )
     conditioning = scene.apply(scene.text, scene.tokens(), strength=0.4)
     scene.sample(conditioning)
     assert counted == [False] * 6
@@ -83,11 +81,11 @@ def test_shares_are_counted_only_for_an_influence_map(scene: Any, monkeypatch: p
 
 
 def test_weights_are_made_once_and_not_in_every_step(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from redux_control.redux import plan
+    from redux_control.redux import step_weights
 
     made: list[int] = []
-    prepare = plan.prepare_groups
-    monkeypatch.setattr(plan, "prepare_groups", lambda *args: made.append(1) or prepare(*args))
+    prepare = step_weights.prepare_groups
+    monkeypatch.setattr(step_weights, "prepare_groups", lambda *args: made.append(1) or prepare(*args))
     conditioning = scene.apply(scene.text, scene.tokens(), region=torch.rand(1, 64, 64), blocks="single:1=0.5")
     scene.sample(conditioning, steps=5)
     assert len(made) == 2  # one for each kind of block

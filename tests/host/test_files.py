@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_only_listed_files_are_read(redux_nodes: Any, name: str) -> None:
 
 def test_a_file_of_another_kind_is_named(comfy: Any, redux_nodes: Any, tokens: Any) -> None:
     redux_nodes["ReduxSaveTokens"].execute(tokens, "redux/other")
-    with pytest.raises(ValueError, match="Save Conditioning is needed"):
+    with pytest.raises(ValueError, match="is a saved reference; a file of Save Conditioning is needed"):
         redux_nodes["ReduxLoadConditioning"].execute("redux/other_00001_.safetensors [output]")
 
 
@@ -77,6 +77,25 @@ def test_conditioning_samples_the_same_after_a_round_trip(comfy: Any, redux_node
     flux, latent = comfy.load_flux(), comfy.empty_latent(batch=2)
     before = comfy.sample(flux, cond, latent=latent, steps=3)
     assert torch.equal(comfy.sample(flux, loaded, latent=latent, steps=3), before)
+
+
+def test_a_file_has_the_tokens_before_the_text(comfy: Any, redux_nodes: Any, tokens: Any) -> None:
+    """As files of every version have; so have the tokens room in another node's attention mask."""
+    mask = torch.rand(1, 24, 24)
+    text = comfy.conditioning(seed=3, attention_mask=mask, attention_mask_img_shape=(4, 4))
+    cond = redux_nodes["ReduxApply"].execute(text, tokens, strength=0.7, batch="per image").args[0]
+    redux_nodes["ReduxSaveConditioning"].execute(cond, "redux/order")
+    path = Path(comfy.folder_paths.get_output_directory(), "redux", "order_00001_.safetensors")
+    held = load_file(path)
+    length = held["0.cond"].shape[1] - 8
+    assert 11 <= length <= 32 and len(held["0.cond"]) == 2
+    assert torch.equal(held["0.cond"][:, length:], text[0][0].expand(2, -1, -1))
+    assert torch.equal(held["0.options.attention_mask"][:, length:, length:], mask)
+    assert not held["0.options.attention_mask"][:, :length].any()
+    ((loaded, options),) = (
+        redux_nodes["ReduxLoadConditioning"].execute("redux/order_00001_.safetensors [output]").args[0]
+    )
+    assert loaded.shape[1] == 8 and torch.equal(options["attention_mask"], mask)
 
 
 def test_what_cannot_be_saved_is_named_and_leaves_no_file(comfy: Any, redux_nodes: Any, tokens: Any) -> None:

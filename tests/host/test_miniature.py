@@ -49,9 +49,10 @@ class Mini:
     def pool(self, tokens: Any, side: int) -> Any:
         return self._run("ReduxPool", tokens, side, side)
 
-    def paint(self, conditioning: list, seed: int = 1) -> Tensor:
+    def paint(self, conditioning: list, seed: int = 1, negative: list | None = None) -> Tensor:
         """[1, 128, 128, 3] in 0..1."""
-        latent = self.comfy.sample(self.flux, conditioning, self.say(""), steps=STEPS, cfg=CFG, seed=seed)
+        negative = negative or self.say("")
+        latent = self.comfy.sample(self.flux, conditioning, negative, steps=STEPS, cfg=CFG, seed=seed)
         return self.comfy.nodes.VAEDecode().decode(self.vae, {"samples": latent})[0]
 
 
@@ -140,6 +141,24 @@ def test_two_references_appear_each_in_its_region(mini: Mini, first: Tensor, sec
     left = half("left")[0] > 0
     assert white[left].sum() > max(100, 4 * white[~left].sum()), (white[left].sum(), white[~left].sum())
     assert purple[~left].sum() > max(100, 4 * purple[left].sum()), (purple[left].sum(), purple[~left].sum())
+
+
+def test_single_heads_carry_the_object(mini: Mini, first: Tensor) -> None:
+    """Head 1 brings in the reference's object; head 2 may be left out."""
+    text, tokens = mini.say("red apple, large, center"), mini.encode(first)
+    rules = {head: f"double:.h{head}=0, single:.h{head}=0" for head in (1, 2)}
+    near = {head: likeness(mini.paint(mini.apply(text, tokens, blocks=rules[head])), first) for head in rules}
+    assert near[2] > 0.8 > near[1] + 0.2
+
+
+def test_a_reference_in_the_negative_keeps_the_picture_away(mini: Mini, first: Tensor) -> None:
+    """The text alone gives a picture; with that very picture in the negative, another background and other colours."""
+    text = mini.say("ghost, large, center")
+    plain = mini.paint(text)
+    away = mini.paint(text, negative=mini.apply(mini.say(""), mini.encode(plain)))
+    same = mini.paint(text, negative=mini.apply(mini.say(""), mini.encode(plain), strength=0.0))
+    assert torch.equal(same, plain)
+    assert (away - plain).abs().mean() > 0.1
 
 
 def test_normalize_keeps_more_of_a_pooled_reference(mini: Mini, first: Tensor) -> None:

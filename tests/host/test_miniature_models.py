@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))  # at the end, behind ComfyUI, whose `nodes` must be found first
 
-from miniature import install, models, sampling  # noqa: E402
+from miniature import install  # noqa: E402
+from miniature.recipe import models, sampling  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def mini(folder: Path) -> sampling.Miniature:
 
 
 def test_flux_forward(comfy: Any, folder: Path, mini: sampling.Miniature) -> None:
-    flux = comfy.load_flux("redux-mini-flux.safetensors").model.diffusion_model.float()
+    flux = comfy.load_flux("redux-mini-flux.safetensors").model.diffusion_model.float().cpu()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 16, 16, 20, generator=generator)
     context = torch.randn(2, 70, mini.flux.config.context, generator=generator)

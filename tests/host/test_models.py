@@ -72,7 +72,7 @@ def test_an_override_that_calls_attention_is_called(scene: Any) -> None:
     bias = make_bias(16 + 72, [(0, 16, 0.4)], 16)
 
     def doubled(func: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **_: Any) -> torch.Tensor:
-        out = torch.nn.functional.scaled_dot_product_attention(2 * q, k, v, attn_mask=bias)
+        out = torch.nn.functional.scaled_dot_product_attention(2 * q, k, v, attn_mask=bias.to(q))
         return out.transpose(1, 2).flatten(2)
 
     result = mine(scene, with_override(scene, double))
@@ -88,13 +88,15 @@ def test_an_override_that_replaces_attention_is_left_out(scene: Any, caplog: pyt
 
     def replace(func: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         calls.append(q.shape[2])
-        return torch.zeros(len(q), q.shape[2], q.shape[1] * q.shape[3])
+        return q.new_zeros(len(q), q.shape[2], q.shape[1] * q.shape[3])
 
     model = with_override(scene, replace)
     with caplog.at_level(logging.INFO):
         assert relative(mine(scene, model, steps=3), mine(scene, steps=3)) < 1e-6
     assert calls == [88]
-    assert sum("replaces attention is left out" in record.message for record in caplog.records) == 1
+    assert (
+        sum("the attention of tests is left out of this sampling" in record.message for record in caplog.records) == 1
+    )
     scene.sample(scene.text, model, steps=1)
     assert calls == [88, 72, 72, 72]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,10 @@ def test_a_fit_is_that_of_the_library(model: Any, encode: Any, fit: dict[str, An
     options = {key: value for key, value in fit.items() if key not in ("rows", "columns")}
     if fit["fit"] == "tiles":
         options["tiles"] = (fit["rows"], fit["columns"])
-    expected = model.model.encode(image, mask=mask, **options)
     found = encode(image, dict(fit), mask)
-    assert torch.equal(found.tokens, expected.tokens) and found.parts == expected.parts
-    assert torch.equal(found.coverage, expected.coverage)
+    expected = model.model.encode(image, mask=mask, **options)  # where the node has brought the weights
+    assert torch.equal(found.tokens, expected.tokens.cpu()) and found.parts == expected.parts
+    assert torch.equal(found.coverage, expected.coverage.cpu())
     assert found.about["fit"] == fit["fit"] and found.about["size"] == [60, 90]
 
 
@@ -55,10 +56,38 @@ def test_tiles_keep_to_their_budget(encode: Any) -> None:
     assert tokens.grids == ((5, 5),) * 7  # 7 views of at most 200 / 7 tokens
 
 
-@pytest.mark.parametrize("fit", [None, {}, {"fit": None}])
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ("stretch", {"fit": "stretch"}),
+        ("crop", {"fit": "crop", "position": "center"}),
+        ({"fit": "crop", "position": None}, {"fit": "crop", "position": "center"}),
+        ("tiles", {"fit": "tiles", "rows": 2, "columns": 2, "token_budget": 1458}),
+        ({"fit": "tiles", "rows": 1}, {"fit": "tiles", "rows": 1, "columns": 2, "token_budget": 1458}),
+    ],
+)
+def test_what_a_fit_leaves_out_has_a_default(encode: Any, redux_nodes: Any, short: Any, full: dict[str, Any]) -> None:
+    image = torch.rand(1, 60, 90, 3)
+    assert redux_nodes["ReduxEncode"].validate_inputs(fit=short) is True
+    found, expected = encode(image, short), encode(image, full)
+    assert torch.equal(found.tokens, expected.tokens) and found.about == expected.about
+
+
+@pytest.mark.parametrize(("pictures", "said"), [(1, []), (4, []), (12, ["12 pictures", "768 tokens", "per image"])])
+def test_many_pictures_are_said(
+    encode: Any, redux_nodes: Any, monkeypatch: pytest.MonkeyPatch, pictures: int, said: list[str]
+) -> None:
+    notes: list[str] = []
+    module = sys.modules[redux_nodes["ReduxEncode"].__module__]
+    monkeypatch.setattr(module, "note_on_node", notes.append)
+    encode(torch.rand(pictures, 20, 20, 3))
+    assert len(notes) == bool(said) and all(part in notes[0] for part in said)
+
+
+@pytest.mark.parametrize("fit", [None, {}, {"fit": None}, "squeeze", {"fit": ["stretch"]}])
 def test_a_missing_fit_is_one_sentence(redux_nodes: Any, model: Any, fit: Any) -> None:
     """ComfyUI's validation lets an unknown choice of a dynamic input through as None."""
-    with pytest.raises(ValueError, match="fit is missing or unknown; choose stretch, crop, pad, native or tiles"):
+    with pytest.raises(ValueError, match="fit is missing or unknown; choose one of stretch, crop, pad, native, tiles"):
         redux_nodes["ReduxEncode"].execute(model, torch.rand(1, 40, 40, 3), fit)
 
 
@@ -66,7 +95,7 @@ def test_a_missing_fit_is_one_sentence(redux_nodes: Any, model: Any, fit: Any) -
     ("image", "words"),
     [
         (torch.zeros(0, 40, 40, 3), "is an empty batch; at least one picture is needed"),
-        (torch.zeros(1, 0, 0, 3), "is 0 x 0 pixels; at least 4 x 4 are needed"),
+        (torch.zeros(1, 0, 0, 3), "is 0 x 0 pixels; at least 1 x 1 is needed"),
         (torch.zeros(1, 3, 40, 40), "looks like"),
         (torch.zeros(1, 40, 40, 2), "1, 3 or 4 channels is needed"),
         (torch.full((1, 40, 40, 3), torch.nan), "values that are NaN or infinite"),
@@ -108,13 +137,23 @@ def test_crop_to_mask_without_a_mask_is_one_sentence(encode: Any) -> None:
 
 def test_the_preview_is_saved_for_every_picture(comfy: Any, redux_nodes: Any, model: Any) -> None:
     output = redux_nodes["ReduxEncode"].execute(model, torch.rand(3, 40, 60, 3), {"fit": "pad"})
-    images = output.ui.as_dict()["images"]
+    images = output.ui["images"]
     assert len(images) == 3 and {image["type"] for image in images} == {"temp"}
     for image in images:
         path = Path(comfy.folder_paths.get_temp_directory(), image["subfolder"], image["filename"])
         pixels = np.asarray(Image.open(path))
         assert pixels.shape == (112, 112, 3)
         assert pixels[0, 7].astype(int) @ [2, -1, -1] > 40, "the padding on top is red"
+
+
+def test_the_preview_is_small(comfy: Any, redux_nodes: Any, model: Any) -> None:
+    """Sixteen tiles of each of ten pictures: eight drawings of at most 768 pixels."""
+    fit = {"fit": "tiles", "rows": 4, "columns": 4, "token_budget": 100}
+    shown = redux_nodes["ReduxEncode"].execute(model, torch.rand(10, 120, 90, 3), fit)
+    paths = [Path(comfy.folder_paths.get_temp_directory(), image["filename"]) for image in shown.ui["images"]]
+    assert len(set(paths)) == 8 and shown.args[0].num_pictures == 10
+    assert max(max(Image.open(path).size) for path in paths) <= 768
+    assert sum(path.stat().st_size for path in paths) < 3_000_000
 
 
 def test_pool_and_mix(redux_nodes: Any, pack: Any, encode: Any) -> None:
@@ -201,6 +240,7 @@ def test_whatever_comes_in(
         assert "\n" not in text and text.endswith(".") and len(text) < 400
         assert min(size) < 4 or masks is not None or crop
     else:
-        assert tokens.num_pictures == batch and bool(torch.isfinite(apply[0][0]).all())
-        assert apply[0][0].shape[1] > 4
+        (placed,) = apply[0][1]["model_conds"]["redux_references"].cond.tokens
+        assert tokens.num_pictures == batch and bool(torch.isfinite(placed).all())
+        assert placed.shape[1] > 0
     assert digest(image, mask) == before

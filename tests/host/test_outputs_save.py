@@ -36,10 +36,11 @@ def save(redux_nodes: Any, output: Path) -> Any:
         quality: int = 90,
         workflow: Any = WORKFLOW,
         prompt: Any = PROMPT,
+        **more: Any,
     ) -> list[Path]:
         node = type("Saver", (redux_nodes["ReduxSaveImage"],), {})
         node.hidden = SimpleNamespace(prompt=prompt, extra_pnginfo=workflow and {"workflow": workflow, "extra": [1]})
-        saved = node.execute(images, prefix, format, quality).ui["images"]
+        saved = node.execute(images, prefix, format, quality, **more).ui["images"]
         return [output / image["subfolder"] / image["filename"] for image in saved]
 
     return run
@@ -65,6 +66,12 @@ def test_workflow_and_prompt_are_in_the_file(save: Any, format: str) -> None:
     assert json.loads(texts["workflow"]) == WORKFLOW
     assert json.loads(texts["prompt"]) == PROMPT
     assert json.loads(texts["extra"]) == [1]
+
+
+@pytest.mark.parametrize("format", ["png", "jpg", "webp"])
+def test_nothing_is_in_the_file_where_the_workflow_is_not_wanted(save: Any, format: str) -> None:
+    (path,) = save(picture(), format, embed_workflow=False)
+    assert not page_texts(path) and b"ReduxSaveImage" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
@@ -124,6 +131,18 @@ def test_values_out_of_range_and_not_numbers(save: Any) -> None:
         assert [saved.getpixel((x, 0))[0] for x in range(4)] == [0, 255, 0, 255]
 
 
+@pytest.mark.parametrize("node", ["ReduxSaveImage", "ReduxSafetyCheck", "ReduxSweepSheet", "ReduxInfluence"])
+def test_a_picture_without_its_batch_is_one_sentence(redux_nodes: Any, node: str) -> None:
+    others = {
+        "ReduxSaveImage": {"filename_prefix": "one", "format": "png", "quality": 90},
+        "ReduxSafetyCheck": {"threshold": 0.8, "action": "blank"},
+        "ReduxInfluence": {"conditioning": []},
+    }
+    words = r"The images have shape \(8, 9, 3\); \[batch, height, width, channels\] is needed\."
+    with pytest.raises(ValueError, match=words):
+        redux_nodes[node].execute(images=torch.rand(8, 9, 3), **others.get(node, {}))
+
+
 def test_numbers_go_on_as_cores_do(comfy: Any, save: Any, output: Path) -> None:
     assert [path.name for path in save(picture(batch=2), prefix="a/b")] == ["b_00001_.png", "b_00002_.png"]
     assert [path.name for path in save(picture(), "webp", "a/b")] == ["b_00003_.webp"]
@@ -168,7 +187,7 @@ def test_a_failed_write_leaves_no_file(save: Any, output: Path, monkeypatch: pyt
 
     def full_disk(path: Any, mode: str = "r", *args: Any, **more: Any) -> Any:
         file = real(path, mode, *args, **more)
-        if mode == "xb":
+        if mode == "wb":
             file.close()
             file = real("/dev/full", "wb", buffering=0)
         return file

@@ -137,13 +137,18 @@ def test_no_warning_where_the_weights_act(scene: Any, caplog: Any) -> None:
     assert not caplog.records
 
 
-def test_lost_tokens_are_told_once(scene: Any, caplog: Any) -> None:
-    conditioning = [[cond[:, -8:], options] for cond, options in weighted(scene)]
+def test_a_node_that_cuts_the_text_leaves_the_reference(scene: Any) -> None:
+    cut = [[cond[:, -4:], options] for cond, options in weighted(scene)]
+    text = [[cond[:, -4:], options] for cond, options in scene.text]
+    assert torch.equal(scene.sample(cut), scene.sample(scene.apply(text, scene.tokens(), strength=0.4)))
+
+
+def test_a_control_that_was_taken_away_is_told(scene: Any, caplog: Any) -> None:
+    bare = [[cond, {key: options[key] for key in options if key != "control"}] for cond, options in weighted(scene)]
     with caplog.at_level(logging.WARNING):
-        result = scene.sample(conditioning, steps=3)
-    (record,) = [record for record in caplog.records if "Redux" in record.message]
-    assert "removed the reference's tokens" in record.message
-    assert torch.equal(result, scene.sample(scene.text, steps=3))
+        result = scene.sample(bare, steps=1)
+    assert "took the control away from a conditioning with a reference" in caplog.text
+    assert torch.equal(result, scene.sample(scene.text, steps=1))
 
 
 def test_a_deep_copy_acts_alike(scene: Any) -> None:
