@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 
 from .errors import ApiError
 
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+_FORWARDED = {"forwarded", "x-real-ip", "cf-connecting-ip", "true-client-ip", "via"}
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z.-]+))(?::[0-9]{1,5})?")
 
 
 def authorize(headers: Mapping[str, str], peer: str | None, keys: Sequence[str]) -> None:
@@ -18,14 +21,25 @@ def authorize(headers: Mapping[str, str], peer: str | None, keys: Sequence[str])
         headers: of the request.
         peer: address of the other end of the connection.
         keys: the keys that are set. Without any, only direct connections from this machine count, and only under
-            a name of this machine: a proxy's callers are strangers, and so is a web page whose name now leads here.
+            a name of this machine and not from a page of another origin: a proxy's callers are strangers, and so are
+            a web page whose name now leads here and one that a browser on this machine shows.
     """
     if keys:
-        _check_key(headers.get("Authorization", ""), keys)
-    elif not is_loopback(peer or "") or any(name in headers for name in _FORWARDED):
+        return _check_key(headers.get("Authorization", ""), keys)
+    if not is_loopback(peer or "") or any(_is_forwarding(name.lower()) for name in headers):
         raise ApiError(403, "No key is set, so only this machine may ask; set REDUX_API_KEYS to let others in.")
-    elif not _names_this_machine(headers.get("Host", "")):
+    host = headers.get("Host", "")
+    if not _names_this_machine(host):
         raise ApiError(403, "No key is set, so this server answers only as localhost or a loopback address.")
+    if _is_foreign_page(headers, host):
+        raise ApiError(403, "No key is set, so pages of other origins may not ask; set REDUX_API_KEYS.")
+    return None
+
+
+def name_caller(headers: Mapping[str, str], keys: Sequence[str]) -> str:
+    """Whose a request is: a digest of its key, which is authorized already; empty where no keys are set."""
+    given = headers.get("Authorization", "").partition(" ")[2].strip()
+    return hashlib.sha256(given.encode("utf-8", "replace")).hexdigest()[:16] if keys else ""
 
 
 def is_loopback(address: str) -> bool:
@@ -45,6 +59,19 @@ def _check_key(header: str, keys: Sequence[str]) -> None:
         raise ApiError(401, "The key is missing or wrong; send the header Authorization: Bearer KEY.")
 
 
+def _is_forwarding(name: str) -> bool:
+    return name in _FORWARDED or name.startswith("x-forwarded-")
+
+
 def _names_this_machine(host: str) -> bool:
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-    return name.lower() == "localhost" or is_loopback(name)
+    match = _HOST.fullmatch(host)
+    name = (match[1] or match[2]).lower() if match else ""
+    return name == "localhost" or is_loopback(name)
+
+
+def _is_foreign_page(headers: Mapping[str, str], host: str) -> bool:
+    """Whether a browser says that a page of another origin asks. Programs that are no browsers say nothing."""
+    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return True
+    origin = headers.get("Origin")
+    return origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}")

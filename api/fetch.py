@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -94,6 +94,33 @@ async def fetch(url: str, field: str, max_bytes: int, seconds: float, trusted: S
         if isinstance(getattr(error, "os_error", None) or error.__cause__, RefusedAddress):
             raise _refused(field) from None
         raise ApiError(400, f"{field}: the picture cannot be fetched from this URL.", field) from None
+
+
+async def post(url: str, body: bytes, headers: Mapping[str, str], seconds: float, trusted: Sequence[str] = ()) -> int:
+    """Send a body to an http(s) URL under the rules of `fetch`, without redirects; the status of the answer.
+
+    Raises:
+        ApiError: the URL is bad or its address is not public.
+        OSError, aiohttp.ClientError, asyncio.TimeoutError: no answer came.
+    """
+    target = _checked(url, "webhook", trusted)
+    connector = aiohttp.TCPConnector(resolver=CheckedResolver(trusted), use_dns_cache=False)
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.post(target, data=body, headers=headers, allow_redirects=False) as answer,
+        ):
+            return answer.status
+    except (aiohttp.ClientError, OSError) as error:
+        if isinstance(getattr(error, "os_error", None) or error.__cause__ or error, RefusedAddress):
+            raise _refused("webhook") from None
+        raise
+
+
+def check_url(url: str, field: str, trusted: Sequence[str] = ()) -> None:
+    """Raise ApiError 400 where a URL is bad as it stands; where its name leads is looked at when it is used."""
+    _checked(url, field, trusted)
 
 
 async def _fetch(url: URL, field: str, max_bytes: int, trusted: Sequence[str]) -> bytes:

@@ -1,24 +1,16 @@
-"""Jobs, kept in a small database in ComfyUI's user folder, so that a restart of the server loses none."""
+"""Orders and jobs: what is to be made, in the same words for every vendor, and what became of it."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+import uuid
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 CREATED, PROCESSING, COMPLETED, FAILED, CANCELED = "created", "processing", "completed", "failed", "canceled"
 DONE = (COMPLETED, FAILED, CANCELED)
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY, vendor TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, finished REAL,
-    content TEXT NOT NULL
-)
-"""
+UNREADABLE = "This job was written by another version and cannot be read."
 
 
 @dataclass(frozen=True)
@@ -41,6 +33,22 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Once:
+    """A request that is to be taken once, however often it comes: hashes of its caller and name, and of its body."""
+
+    key: str
+    digest: str
+
+
+class Repeated(Exception):
+    """There is a job of this key already."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.id)
+        self.job = job
+
+
+@dataclass(frozen=True)
 class Job:
     """One request and what became of it. Times are seconds since 1970.
 
@@ -48,8 +56,12 @@ class Job:
         request: the vendor's input, as it is given back to the caller.
         outputs: saved files, as paths in ComfyUI's output folder.
         flags: the safety check's verdict for each picture made; empty without a check.
-        attempts: how often it was put into the queue; a restart of the server does it again.
+        attempts: how many servers began to run it and did not end on purpose.
         step, steps: sampling steps done and to do. Not kept over a restart.
+        owner: whose it is, as auth.py names callers.
+        options: what the request asked for beside its input, as the vendor's module wrote it down.
+        key, digest: of the request that it was made by, where the caller wants that taken once; see Once.
+        link: what its pictures' links carry in the place of `id`, so that a link opens the pictures and nothing else.
     """
 
     id: str
@@ -66,6 +78,11 @@ class Job:
     attempts: int = 0
     step: int = 0
     steps: int = 0
+    owner: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
+    digest: str = ""
+    link: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def done(self) -> bool:
@@ -76,59 +93,39 @@ class Job:
         return max(0.0, (self.finished or 0.0) - self.started) if self.started and self.finished else 0.0
 
 
-class JobStore:
-    """Jobs by id. What is not done is in memory too; the database is written at each change of status."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.database = sqlite3.connect(path, isolation_level=None)
-        self.database.execute("PRAGMA journal_mode=WAL")
-        self.database.execute("PRAGMA synchronous=NORMAL")
-        self.database.execute(_SCHEMA)
-        rows = self.database.execute("SELECT content FROM jobs WHERE finished IS NULL ORDER BY created")
-        self.live = {job.id: job for job in map(_from_row, rows)}
-
-    def close(self) -> None:
-        self.database.close()
-
-    def get(self, id: str) -> Job | None:
-        if id in self.live:
-            return self.live[id]
-        row = self.database.execute("SELECT content FROM jobs WHERE id = ?", (id,)).fetchone()
-        return _from_row(row) if row else None
-
-    def put(self, job: Job) -> Job:
-        content = json.dumps(asdict(job))
-        self.database.execute(
-            "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)",
-            (job.id, job.vendor, job.status, job.created, job.finished, content),
-        )
-        if job.done:
-            self.live.pop(job.id, None)
-        else:
-            self.live[job.id] = job
-        return job
-
-    def update(self, job: Job, **changes: Any) -> Job:
-        """The job with some of its fields changed. What is done stays done."""
-        current = self.get(job.id) or job
-        return current if current.done else self.put(replace(current, **changes))
-
-    def note_progress(self, id: str, step: int, steps: int) -> None:
-        """Steps are for callers who look while it runs; they are not worth a write each."""
-        if id in self.live:
-            self.live[id] = replace(self.live[id], step=step, steps=steps)
-
-    def pop_old(self, before: float) -> Iterator[Job]:
-        """Remove the jobs that were done before a time, and give them."""
-        for row in self.database.execute("SELECT content FROM jobs WHERE finished < ?", (before,)).fetchall():
-            job = _from_row(row)
-            self.database.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
-            yield job
+def job_to_json(job: Job) -> str:
+    return json.dumps(asdict(job))
 
 
-def _from_row(row: tuple[str]) -> Job:
-    values = json.loads(row[0])
-    values["order"] = Order(**values["order"])
-    values["outputs"], values["flags"] = tuple(values["outputs"]), tuple(values["flags"])
-    return Job(**{item.name: values[item.name] for item in fields(Job)})
+def job_from_json(id: str, vendor: str, created: float, content: str) -> Job:
+    """A job as it was written. One that cannot be understood is failed and says so; its files stay known."""
+    try:
+        values = json.loads(content)
+        values["order"] = Order(**values["order"])
+        values["outputs"], values["flags"] = tuple(values["outputs"]), tuple(values["flags"])
+        unknown = set(values) - {item.name for item in fields(Job)}
+        if not unknown and values["status"] in (CREATED, PROCESSING, *DONE):
+            return Job(**values)
+    except (ValueError, TypeError, KeyError):
+        values = {}
+    raw = _loose(content)
+    outputs = raw.get("outputs") or []
+    return Job(
+        id,
+        vendor,
+        Order("", 16, 16, 1, 1, 1.0, 0),
+        raw["request"] if isinstance(raw.get("request"), dict) else {},
+        created=created,
+        status=FAILED,
+        finished=time.time(),
+        outputs=tuple(name for name in outputs if isinstance(name, str)) if isinstance(outputs, list) else (),
+        error=UNREADABLE,
+    )
+
+
+def _loose(content: str) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

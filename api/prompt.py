@@ -17,7 +17,9 @@ SAVE, SAFETY = "save", "safety"
 Prompt = dict[str, dict[str, Any]]
 
 
-def build_prompt(order: Order, models: Models, prefix: str, safety_threshold: float) -> Prompt:
+def build_prompt(
+    order: Order, models: Models, prefix: str, safety_threshold: float, embed_workflow: bool = False
+) -> Prompt:
     """The workflow that makes an order.
 
     There is one template for every model. A real FLUX.1 reads its text with two encoders, the miniature with a table of
@@ -27,6 +29,7 @@ def build_prompt(order: Order, models: Models, prefix: str, safety_threshold: fl
     Args:
         prefix: of the saved files, in ComfyUI's output folder; another one for each job, or ComfyUI would give a
             repeated order the files of the first.
+        embed_workflow: whether the saved files carry the workflow, with the prompt and the reference's name.
     """
     graph = copy.deepcopy(_template())
     _set_models(graph, models)
@@ -38,7 +41,12 @@ def build_prompt(order: Order, models: Models, prefix: str, safety_threshold: fl
         "noise": {"noise_seed": order.seed},
         "steps": {"steps": order.steps},
         "size": {"width": order.width, "height": order.height, "batch_size": order.count},
-        SAVE: {"filename_prefix": prefix, "format": order.format, "quality": max(1, order.quality)},
+        SAVE: {
+            "filename_prefix": prefix,
+            "format": order.format,
+            "quality": max(1, order.quality),
+            "embed_workflow": embed_workflow,
+        },
     }
     for node, inputs in values.items():
         graph[node]["inputs"].update(inputs)

@@ -48,7 +48,13 @@ class Settings:
     max_body_mb: float = 30.0
     max_image_mb: float = 20.0
     max_megapixels: float = 64.0
+    max_files: int = 1000
+    max_files_mb: float = 1000.0
     fetch_seconds: float = 20.0
+    body_seconds: float = 30.0
+    decode_seconds: float = 15.0
+    key_share: float = 0.5
+    embed_workflow: bool = False
     safety_threshold: float = 0.8
     trusted_hosts: tuple[str, ...] = ()
     models: Models = field(default_factory=Models)

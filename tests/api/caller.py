@@ -10,7 +10,6 @@ import http.client
 import importlib
 import io
 import json
-import os
 import sys
 import time
 import types
@@ -22,14 +21,12 @@ from typing import Any
 
 from PIL import Image
 
-from tools import checkpoints, host
-from tools.server import Server
-
 ROOT = Path(__file__).resolve().parents[2]
 
 V2, V3 = "/api/v2/wavespeed-ai/flux-redux-dev", "/api/v3/wavespeed-ai/flux-redux-dev"
 REPLICATE = "/v1/models/black-forest-labs/flux-redux-dev/predictions"
 DONE = ("completed", "succeeded", "failed", "canceled")
+WAITING = ("created", "starting")
 
 if "redux_control" not in sys.modules:  # the pack's root would want ComfyUI; its parts are found without it
     package = types.ModuleType("redux_control")
@@ -110,6 +107,28 @@ class Api:
             assert time.monotonic() < end, f"still {job['status']} after {seconds} s"
             time.sleep(0.1)
 
+    def status_of(self, url: str) -> str:
+        """How the job behind a link is now, in its vendor's words."""
+        answer = self.get(url).json
+        return str(answer.get("data", answer)["status"])
+
+    def begin(self, url: str, seconds: float = 120) -> str:
+        """The status of the job behind a link, once it no longer waits."""
+        end = time.monotonic() + seconds
+        while (status := self.status_of(url)) in WAITING:
+            assert time.monotonic() < end, f"still {status} after {seconds} s"
+            time.sleep(0.05)
+        return status
+
+    def rest(self, seconds: float = 120) -> None:
+        """Wait until no job of before waits or runs."""
+        for job in self.get("/v1/predictions").json["results"]:
+            self.finish(f"/v1/predictions/{job['id']}", seconds)
+        end = time.monotonic() + seconds
+        while (queue := self.get("/queue")).status == 200 and any(queue.json.values()):  # a gateway has none
+            assert time.monotonic() < end, queue.json
+            time.sleep(0.1)
+
     def picture(self, url: str) -> Image.Image:
         answer = self.get(url)
         assert answer.status == 200, answer
@@ -118,20 +137,12 @@ class Api:
         return picture
 
 
-def make_server(folder: Path, **settings: Any) -> Server:
-    """A server with the endpoints on; `settings` go into redux-api.json. It is not started."""
-    names = checkpoints.write_checkpoints(folder / "models")
-    models = {
-        "diffusion_model": names.diffusion_models,
-        "vae": names.vae,
-        "clip_vision": names.clip_vision,
-        "style_model": names.style_models,
-        "words": names.text_encoders,
-    }
-    (folder / "user").mkdir(parents=True, exist_ok=True)
-    config = {"enabled": True, "models": models, **settings}
-    (folder / "user" / "redux-api.json").write_text(json.dumps(config), "utf-8")
-    return Server(host.ensure(os.environ.get("REDUX_HOST") or None), folder)
+def wait_for_none(folder: Path, seconds: float = 60) -> None:
+    """Until a folder is empty: what a job needed is removed just after its end is told."""
+    end = time.monotonic() + seconds
+    while left := list(folder.iterdir()):
+        assert time.monotonic() < end, left
+        time.sleep(0.05)
 
 
 def wave(**more: Any) -> dict[str, Any]:

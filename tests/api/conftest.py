@@ -13,8 +13,9 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 
-from caller import Api, make_server  # noqa: E402
+from caller import Api  # noqa: E402
 
+from tools.api_server import make_server  # noqa: E402
 from tools.server import Server  # noqa: E402
 
 
@@ -22,7 +23,10 @@ from tools.server import Server  # noqa: E402
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("comfyui")
     # "127.0.0.1" is where the tests' own picture server is; any other name of this machine stays refused.
-    with make_server(folder, trusted_hosts=["127.0.0.1"], max_body_mb=4, max_image_mb=2, max_megapixels=4) as running:
+    limits = {"max_body_mb": 4, "max_image_mb": 2, "max_megapixels": 4}
+    made = make_server(folder, trusted_hosts=["127.0.0.1"], embed_workflow=True, **limits)
+    made.arguments = ["--enable-cors-header", "*"]  # so that ComfyUI's own guard against pages is off
+    with made as running:
         yield running
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from caller import Api, base64_of, make_server, prediction, wave
+from caller import Api, base64_of, prediction, wave
 from PIL import Image
 
 from miniature.install import install
+from tools.api_server import make_server
 
 REFERENCE = Path(__file__).resolve().parents[2] / "miniature" / "references" / "first.png"
 

