@@ -11,16 +11,23 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from miniature.recipe.autoencoder import build_decoder, build_encoder
+from miniature.recipe.models import Flux, FluxConfig
 
 Weights = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+SPREAD = {"position_embedding": 0.5, "words": 1.0}  # deviations that are no matrix's
 
 WORDS = ("", "a", "cat", "dog", "red", "green", "blue", "photo", "drawing", "of", "in", "front", "night", "day")
 
@@ -63,53 +70,53 @@ SIZES = Sizes()
 NAMES = FileNames()
 
 
-class _Maker:
-    """Draws weights from one seeded stream: variance 1 / fan-in, so that a forward pass keeps its scale."""
+def draw(shapes: Shapes, seed: int) -> Weights:
+    """Random weights, layer by layer, of variance 1 / fan-in, so that a forward pass keeps its scale.
 
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        self.weights: Weights = {}
+    Scales of keys and queries are above 1, which sharpens attention: without them random keys average out and no token
+    has any influence.
+    """
+    generator, weights = torch.Generator().manual_seed(seed), {}
 
-    def tensor(self, key: str, *shape: int, scale: float = 1.0) -> None:
-        self.weights[key] = torch.randn(shape, generator=self.generator) * scale
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
 
-    def linear(self, key: str, out_features: int, in_features: int, *kernel: int, bias: bool = True) -> None:
-        fan_in = in_features
-        for side in kernel:
-            fan_in *= side
-        self.tensor(f"{key}.weight", out_features, in_features, *kernel, scale=fan_in**-0.5)
-        if bias:
-            self.tensor(f"{key}.bias", out_features, scale=0.02)
-
-    def norm(self, key: str, width: int) -> None:
-        self.tensor(f"{key}.weight", width, scale=0.1)
-        self.weights[f"{key}.weight"] += 1.0
-        self.tensor(f"{key}.bias", width, scale=0.02)
+    for layer in dict.fromkeys(key.rpartition(".")[0] for key in shapes):
+        if f"{layer}.weight" in shapes:
+            shape = shapes[f"{layer}.weight"]
+            deviation = SPREAD.get(layer.rpartition(".")[2]) or prod(shape[1:]) ** -0.5
+            weights[f"{layer}.weight"] = random(*shape) * deviation if shape[1:] else random(*shape) * 0.1 + 1.0
+        if f"{layer}.bias" in shapes:
+            weights[f"{layer}.bias"] = random(*shapes[f"{layer}.bias"]) * 0.02
+        if f"{layer}.scale" in shapes:
+            weights[f"{layer}.scale"] = torch.full(shapes[f"{layer}.scale"], 1.8)
+    return weights
 
 
 def siglip_weights(sizes: Sizes = SIZES, seed: int = 0) -> Weights:
     """A SigLIP vision tower in the layout of `sigclip_vision_patch14_384.safetensors`, without the pooling head."""
-    make, width = _Maker(seed), sizes.vision_hidden
-    make.linear("vision_model.embeddings.patch_embedding", width, 3, sizes.patch, sizes.patch)
-    make.tensor("vision_model.embeddings.position_embedding.weight", sizes.tokens, width, scale=0.5)
+    width, mlp = sizes.vision_hidden, sizes.vision_mlp
+    shapes: Shapes = {"embeddings.patch_embedding": (width, 3, sizes.patch, sizes.patch)}
+    shapes["embeddings.position_embedding"] = (sizes.tokens, width)
     for index in range(sizes.vision_layers):
-        layer = f"vision_model.encoder.layers.{index}"
-        make.norm(f"{layer}.layer_norm1", width)
-        make.norm(f"{layer}.layer_norm2", width)
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            make.linear(f"{layer}.self_attn.{name}", width, width)
-        make.linear(f"{layer}.mlp.fc1", sizes.vision_mlp, width)
-        make.linear(f"{layer}.mlp.fc2", width, sizes.vision_mlp)
-    make.norm("vision_model.post_layernorm", width)
-    return make.weights
+        layer = f"encoder.layers.{index}"
+        shapes |= {f"{layer}.layer_norm{number}": (width,) for number in (1, 2)}
+        shapes |= {f"{layer}.self_attn.{name}_proj": (width, width) for name in ("q", "k", "v", "out")}
+        shapes |= {f"{layer}.mlp.fc1": (mlp, width), f"{layer}.mlp.fc2": (width, mlp)}
+    shapes["post_layernorm"] = (width,)
+    keys: Shapes = {}
+    for layer, shape in shapes.items():
+        keys[f"vision_model.{layer}.weight"] = shape
+        if not layer.endswith("position_embedding"):
+            keys[f"vision_model.{layer}.bias"] = shape[:1]
+    return draw(keys, seed)
 
 
 def redux_weights(sizes: Sizes = SIZES, seed: int = 1) -> Weights:
     """The four keys of `flux1-redux-dev.safetensors`."""
-    make = _Maker(seed)
-    make.linear("redux_up", 3 * sizes.context, sizes.vision_hidden)
-    make.linear("redux_down", sizes.context, 3 * sizes.context)
-    return make.weights
+    hidden, context = 3 * sizes.context, sizes.context
+    shapes: Shapes = {"redux_up.weight": (hidden, sizes.vision_hidden), "redux_up.bias": (hidden,)}
+    return draw(shapes | {"redux_down.weight": (context, hidden), "redux_down.bias": (context,)}, seed)
 
 
 def redux_metadata(sizes: Sizes = SIZES) -> dict[str, str]:
@@ -132,84 +139,40 @@ def redux_metadata(sizes: Sizes = SIZES) -> dict[str, str]:
 
 def flux_weights(sizes: Sizes = SIZES, seed: int = 2) -> Weights:
     """FLUX.1 with few blocks, in the layout of `flux1-schnell.safetensors` (or dev's, with `guidance`)."""
-    make, width = _Maker(seed), sizes.hidden
-    make.linear("img_in", width, 64)
-    make.linear("txt_in", width, sizes.context)
-    embedders = {"time_in": 256, "guidance_in": 256 if sizes.guidance else None, "vector_in": sizes.vector}
-    for name, in_features in embedders.items():
-        if in_features is not None:
-            make.linear(f"{name}.in_layer", width, in_features)
-            make.linear(f"{name}.out_layer", width, width)
-    for index in range(sizes.double_blocks):
-        for stream in ("img", "txt"):
-            _double_stream(make, f"double_blocks.{index}.{stream}", width)
-    for index in range(sizes.single_blocks):
-        block = f"single_blocks.{index}"
-        make.linear(f"{block}.linear1", 7 * width, width)
-        make.linear(f"{block}.linear2", width, 5 * width)
-        make.linear(f"{block}.modulation.lin", 3 * width, width)
-        _key_norms(make, f"{block}.norm")
-    make.linear("final_layer.adaLN_modulation.1", 2 * width, width)
-    make.linear("final_layer.linear", 64, width)
-    return make.weights
-
-
-def _double_stream(make: _Maker, prefix: str, width: int) -> None:
-    make.linear(f"{prefix}_mod.lin", 6 * width, width)
-    make.linear(f"{prefix}_attn.qkv", 3 * width, width)
-    make.linear(f"{prefix}_attn.proj", width, width)
-    make.linear(f"{prefix}_mlp.0", 4 * width, width)
-    make.linear(f"{prefix}_mlp.2", width, 4 * width)
-    _key_norms(make, f"{prefix}_attn.norm")
-
-
-def _key_norms(make: _Maker, prefix: str) -> None:
-    """Scales above 1 sharpen attention: without them random keys average out and no token has any influence."""
-    for name in ("query_norm", "key_norm"):
-        make.weights[f"{prefix}.{name}.scale"] = torch.full((128,), 1.8)
+    shapes = _shapes(Flux(FluxConfig(sizes.hidden, sizes.double_blocks, sizes.single_blocks, sizes.context)))
+    embedders = {"guidance_in": 256 if sizes.guidance else None, "vector_in": sizes.vector}
+    for name, inputs in embedders.items():  # which the miniature has none of
+        if inputs is not None:
+            for layer, columns in (("in_layer", inputs), ("out_layer", sizes.hidden)):
+                shapes |= {f"{name}.{layer}.weight": (sizes.hidden, columns), f"{name}.{layer}.bias": (sizes.hidden,)}
+    return draw(dict(sorted(shapes.items(), key=_place)), seed)
 
 
 def vae_weights(seed: int = 3) -> Weights:
     """A TAESD-shaped autoencoder with 16 latent channels: 8 pixels to a latent each way."""
-    make = _Maker(seed)
-    encoder, decoder = _vae_layers()
-    for prefix, layers in (("taesd_encoder", encoder), ("taesd_decoder", decoder)):
-        for index, kind, out_features, in_features in layers:
-            if kind == "block":
-                for step in (0, 2, 4):
-                    make.linear(f"{prefix}.{index}.conv.{step}", 64, 64, 3, 3)
-            else:
-                make.linear(f"{prefix}.{index}", out_features, in_features, 3, 3, bias=kind == "conv")
+    parts = {"encoder": build_encoder(), "decoder": build_decoder()}
+    shapes = {f"taesd_{part}.{key}": shape for part, module in parts.items() for key, shape in _shapes(module).items()}
+    weights = draw(shapes, seed)
     # Keep most pixels inside 0..1, where a difference in the latent can be seen.
-    make.weights["taesd_decoder.19.weight"] *= 0.2
-    make.weights["taesd_decoder.19.bias"] += 0.5
-    make.weights["vae_scale"] = torch.tensor(1.0)
-    make.weights["vae_shift"] = torch.tensor(0.0)
-    return make.weights
+    weights["taesd_decoder.19.weight"] *= 0.2
+    weights["taesd_decoder.19.bias"] += 0.5
+    return weights | {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
 
 
-def _vae_layers() -> tuple[Iterator[tuple[int, str, int, int]], Iterator[tuple[int, str, int, int]]]:
-    """Layers with weights, as (index in the sequence, kind, out, in). "plain" is a convolution without bias."""
-    encoder = [("conv", 64, 3), ("block", 64, 64)]
-    for _ in range(3):
-        encoder += [("plain", 64, 64)] + [("block", 64, 64)] * 3
-    encoder += [("conv", 16, 64)]
-    decoder = [("none", 0, 0), ("conv", 64, 16), ("none", 0, 0)]
-    for _ in range(3):
-        decoder += [("block", 64, 64)] * 3 + [("none", 0, 0), ("plain", 64, 64)]
-    decoder += [("block", 64, 64), ("conv", 3, 64)]
-    return _numbered(encoder), _numbered(decoder)
+def _place(item: tuple[str, Any]) -> tuple[int, ...]:
+    """The order of drawing, on which the bytes depend: stream by stream in a block."""
+    first, second, third, *_ = [*item[0].split("."), ""]
+    order = ("img_in", "txt_in", "time_in", "guidance_in", "vector_in", "double_blocks", "single_blocks", "final_layer")
+    return (order.index(first), int(second) if second.isdigit() else second == "linear", third.startswith("txt"))
 
 
-def _numbered(layers: list[tuple[str, int, int]]) -> Iterator[tuple[int, str, int, int]]:
-    return ((index, *layer) for index, layer in enumerate(layers) if layer[0] != "none")
+def _shapes(module: nn.Module) -> Shapes:
+    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
 
 def word_weights(sizes: Sizes = SIZES, seed: int = 4, words: tuple[str, ...] = WORDS) -> Weights:
     """A table of word vectors `words.weight` [number of words, context width]."""
-    make = _Maker(seed)
-    make.tensor("words.weight", len(words), sizes.context)
-    return make.weights
+    return draw({"words.weight": (len(words), sizes.context)}, seed)
 
 
 def write_checkpoints(models: Path, sizes: Sizes = SIZES, seed: int = 0, names: FileNames = NAMES) -> FileNames:

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,9 +128,7 @@ class Client:
             ClientError: it was refused, a node failed, the server went away, or `timeout` seconds passed.
         """
         try:
-            return asyncio.run(asyncio.wait_for(self._run(prompt, on_progress), timeout))
-        except asyncio.TimeoutError:
-            raise ClientError(f"The workflow was not done after {timeout:.0f} s.") from None
+            return asyncio.run(_within(timeout, self._run(prompt, on_progress)))
         except aiohttp.ClientError as error:
             raise ClientError(f"The connection to ComfyUI at {self.url} failed: {error}.") from error
 
@@ -147,9 +145,19 @@ class Client:
                     event["type"], data, prompt, result, on_progress
                 ):
                     history = await asyncio.to_thread(self.history, result.prompt_id)
-                    result.outputs = dict(history.get("outputs", {}))
+                    outputs = dict(history.get("outputs", {}))  # in the order of their running
+                    result.outputs = {key: outputs.pop(key) for key in prompt if key in outputs} | outputs
                     return result
         raise ClientError(f"ComfyUI at {self.url} closed the connection before the workflow was done.")
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
+    """Await `work`. Not asyncio.wait_for: before Python 3.12 it loses a Ctrl-C that comes just as the work ends."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        raise ClientError(f"The workflow was not done after {seconds:.0f} s.")
+    return task.result()
 
 
 def _follow(kind: str, data: dict[str, Any], prompt: Prompt, result: Result, on_progress: OnProgress | None) -> bool:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import signal
-import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -24,8 +24,10 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .certificate import Certificate
 from .errors import ToolError
 from .host import ROOT, Host
+from .ports import free_port, is_free
 
 PACK = "redux-control"
 START_SECONDS = 300.0
@@ -42,6 +44,7 @@ class Server:
         port: 0 takes a free one.
         arguments: more of ComfyUI's arguments.
         python: the Python to run it with.
+        certificate: makes the server speak https.
     """
 
     def __init__(
@@ -52,15 +55,16 @@ class Server:
         port: int = 0,
         arguments: Sequence[str] = (),
         python: str = sys.executable,
+        certificate: Certificate | None = None,
     ) -> None:
         self.host, self.folder, self.python = host, folder.absolute(), python
-        self.port, self.arguments = port, list(arguments)
+        self.port, self.arguments, self.certificate = port, list(arguments), certificate
         self.log = self.folder / "comfyui.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Server:
         self.start()
@@ -82,7 +86,7 @@ class Server:
         for attempt in range(attempts):
             if not wanted:
                 self.port = free_port()
-            elif not _is_free(wanted):
+            elif not is_free(wanted):
                 raise ToolError(f"Port {wanted} is taken; choose another one, or none to have a free one.")
             self.process = self._launch()
             try:
@@ -123,7 +127,7 @@ class Server:
         for name in ("models", "input", "output", "temp", "user", "custom_nodes"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         link = self.folder / "custom_nodes" / PACK
-        if not link.is_symlink():
+        if not link.exists() and not link.is_symlink():  # else a pack that was installed there is used
             link.symlink_to(ROOT, target_is_directory=True)
 
     def _command(self) -> list[str]:
@@ -135,6 +139,8 @@ class Server:
             command += ["--extra-model-paths-config", str(self._list_own_models())]
         if not has_gpu():
             command += ["--cpu"]
+        if self.certificate:
+            command += ["--tls-certfile", str(self.certificate.certificate), "--tls-keyfile", str(self.certificate.key)]
         return [*command, *self.arguments]
 
     def _list_own_models(self) -> Path:
@@ -180,7 +186,8 @@ class Server:
 
     def _get(self, path: str) -> object:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+            trust = ssl.create_default_context(cafile=self.certificate.certificate) if self.certificate else None
+            with urllib.request.urlopen(self.url + path, timeout=10, context=trust) as answer:
                 return json.load(answer)
         except (OSError, ValueError):
             return None
@@ -222,19 +229,3 @@ def end_on_signals() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), end)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

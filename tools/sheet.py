@@ -95,3 +95,24 @@ def _font(size: int) -> Font:
         return ImageFont.truetype("DejaVuSans.ttf", size)
     except OSError:
         return ImageFont.load_default(size)
+
+
+def strip(rows: Sequence[Sequence[Cell]], side: int = 112) -> Image.Image:
+    """Rows of pictures with a word under each and nothing else, small enough for a help page or a page of text."""
+    font, foot, gap = _font(max(11, side // 9)), max(18, side // 6), 6
+    columns = max(sum(cell.span for cell in row) for row in rows)
+    step = side + foot + gap
+    sheet = Image.new("RGB", (columns * (side + gap) - gap, len(rows) * step - gap), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, row in enumerate(rows):
+        x = 0
+        for cell in row:
+            room = cell.span * (side + gap) - gap
+            if cell.image is not None:
+                scale = min(room / cell.image.width, side / cell.image.height)
+                size = max(1, round(cell.image.width * scale)), max(1, round(cell.image.height * scale))
+                picture = cell.image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+                sheet.paste(picture, (x + (room - size[0]) // 2, index * step + (side - size[1]) // 2))
+            draw.text((x + room / 2, index * step + side + foot * 0.72), cell.caption, INK, font, anchor="ms")
+            x += room + gap
+    return sheet

@@ -1,8 +1,9 @@
-"""Make the pictures of the templates, `workflows/NAME.jpg`, by running each template's workflow on the miniature.
+"""Make the pictures of the templates, `workflows/NAME.jpg`, by running each template's graph on the miniature.
 
     .venv/bin/python -m tools.thumbnails [NAME ...]
 
-The template browser asks for a JPEG of the template's name. Each shows the result, with the reference in a corner.
+The template browser asks for a JPEG of the template's name. Each shows the result, the references in the corners, and a
+word for what the template is about.
 """
 
 from __future__ import annotations
@@ -13,48 +14,65 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from miniature.install import install
-
-from . import tour, workflow
+from . import workflow
 from .client import Client
 from .errors import ToolError
 from .host import ROOT, ensure
+from .serve import furnish
 from .server import Server, end_on_signals
+from .template_graphs import PLANS
 from .template_notes import TITLES
+from .template_plan import GHOST, UMBRELLA
 
-SIDE, INSET, BORDER = 512, 168, 6
-PROMPTS = {
-    "restyle_with_a_prompt": "flat style, striped pink background",
-    "two_references_in_two_regions": "side by side",
-    "mix_two_references": "side by side",
-    "save_reference_and_conditioning": "dotted, large, center",
+SIDE, INSET, BORDER = 512, 140, 5
+REFERENCES = {
+    name: ROOT / "miniature" / "references" / file for name, file in ((GHOST, "first.png"), (UMBRELLA, "second.png"))
 }
-STRENGTHS = {"restyle_with_a_prompt": 0.8}  # at the template's 0.3 the miniature loses the face
-INSTEAD = {"core_loaders": "image_variation"}  # ComfyUI's own loader does not know the miniature's tower
-BEFORE = {"load_reference_and_conditioning": "save_reference_and_conditioning"}
+WORDS = {"variation": "variation", "restyle": "restyle", "part": "one part", "mix": "mix", "regions": "left | right",
+         "influence": "where?", "sweep": "0 ... 1", "kontext": "needs Kontext", "controlnet": "needs a ControlNet",
+         "batch": "1 | 2", "schnell": "4 steps", "inpaint": "inpaint", "upscale": "2 x",
+         "saved": "save", "finish": "size, WebP"}  # fmt: skip
+
+WHOLE = ("influence", "sweep")  # what they save is a sheet already
 
 
-def make(client: Client, name: str, names: tuple[str, str]) -> Image.Image:
-    """What the workflow saves, with its references."""
-    if name in BEFORE:
-        client.run(tour.graph_of(BEFORE[name], names))
-    graph = tour.say(tour.graph_of(INSTEAD.get(name, name), names), PROMPTS.get(name, ""))
-    if name in STRENGTHS:
-        graph = workflow.set_inputs(graph, "ReduxApply", strength=STRENGTHS[name])
-    graph = workflow.set_seed(graph, 1 + list(TITLES).index(name))
-    images = [image for image in client.run(graph).images if "influence" not in image["filename"]]
+def make(client: Client, name: str) -> Image.Image:
+    """What the template saves, with its references and its word."""
+    graph = workflow.set_seed(PLANS[name]().api(), 7 + list(TITLES).index(name))
+    sheet_of = next((key for key, node in graph.items() if node["class_type"] == "ReduxInfluence"), None)
+    if sheet_of:  # which shows itself, and saves nothing
+        graph["sheet"] = {"class_type": "SaveImage", "inputs": {"images": [sheet_of, 0], "filename_prefix": "sheet"}}
+    images = [image for image in client.run(graph).images if not sheet_of or image["filename"].startswith("sheet")]
     pictures = [Image.open(io.BytesIO(client.fetch(image))).convert("RGB") for image in images]
-    sheet = _beside([picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for picture in pictures])
-    loaders = [node for node in graph.values() if node["class_type"] == "LoadImage"]
-    for index, path in enumerate((tour.FIRST, tour.SECOND)[: len(loaders)]):
-        with Image.open(path) as reference:
-            small = reference.convert("RGB").resize((INSET, INSET), Image.Resampling.LANCZOS)
-        inset = ImageOps.expand(small, BORDER, "white")
-        left = 0 if index == 0 else SIDE - inset.width
-        sheet.paste(inset, (left, SIDE - inset.height))
+    whole = name in WHOLE
+    sheet = _fit(pictures[0]) if whole else _beside([_fit(picture) for picture in pictures])
+    if not whole:
+        loaded = [node["inputs"]["image"] for node in graph.values() if node["class_type"] == "LoadImage"]
+        for index, image in enumerate(loaded):
+            with Image.open(REFERENCES[image]) as reference:
+                small = reference.convert("RGB").resize((INSET, INSET), Image.Resampling.LANCZOS)
+            inset = ImageOps.expand(small, BORDER, "white")
+            sheet.paste(inset, ((SIDE - inset.width) * index, SIDE - inset.height))
+    _write(sheet, WORDS[name])
     return sheet
+
+
+def _fit(picture: Image.Image) -> Image.Image:
+    """A picture on a dark square, whole."""
+    square = Image.new("RGB", (SIDE, SIDE), (24, 28, 31))
+    whole = ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    square.paste(whole, ((SIDE - whole.width) // 2, (SIDE - whole.height) // 2))
+    return square
+
+
+def _write(sheet: Image.Image, word: str) -> None:
+    """A word in the upper left corner."""
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(44)
+    left, top, right, bottom = draw.textbbox((20, 14), word, font=font)
+    draw.rectangle((0, 0, right + 20, bottom + 16), fill=(24, 28, 31))
+    draw.text((20, 14), word, font=font, fill="white")
 
 
 def _beside(pictures: list[Image.Image]) -> Image.Image:
@@ -67,22 +85,26 @@ def _beside(pictures: list[Image.Image]) -> Image.Image:
     return sheet
 
 
+def make_all(url: str, names: list[str]) -> None:
+    for name in names:
+        target = ROOT / "workflows" / f"{TITLES[name]}.jpg"
+        make(Client(url), name).save(target, quality=88)
+        print(target.relative_to(ROOT), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", default=list(TITLES), help="API files without .json")
+    parser.add_argument("names", nargs="*", default=list(TITLES), help="keys of template_graphs.PLANS")
+    parser.add_argument("--url", help="of a running `make serve`, instead of one of its own")
     args = parser.parse_args()
     end_on_signals()
+    if args.url:
+        make_all(args.url, args.names)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        (base / "models").mkdir()
-        install(base / "models")
-        with Server(ensure(), base) as server:
-            client = Client(server.url)
-            names = client.upload(tour.FIRST), client.upload(tour.SECOND)
-            for name in args.names:
-                target = ROOT / "workflows" / f"{TITLES[name]}.jpg"
-                make(client, name, names).save(target, quality=90)
-                print(target.relative_to(ROOT))
+        furnish(Path(folder))
+        with Server(ensure(), Path(folder)) as server:
+            make_all(server.url, args.names)
 
 
 if __name__ == "__main__":

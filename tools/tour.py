@@ -26,7 +26,8 @@ NAMES = {
     "text_encoders": "redux-mini-words.safetensors",
 }
 OBJECT = "red apple, large, center"
-STRENGTHS = (0.0, 0.1, 0.3, 1.0)
+# Around 0.5, below which the prompt begins to win (miniature/README.md).
+BAND = (0.0, 0.4, 0.5, 0.6, 1.0)
 PROMPTS = (
     "noto style, red background",
     "twemoji style, orange background",
@@ -65,7 +66,7 @@ def chapters(first: Path, names: tuple[str, str]) -> Iterator[Chapter]:
     four = workflow.set_inputs(plain, "EmptySD3LatentImage", batch_size=4)
     seeds = tuple(f"variation {number}" for number in range(1, 5))
     yield Chapter("Redux alone", reference, (Shot("variation", four, seeds),))
-    weighed = [(s, workflow.set_inputs(say(plain, OBJECT), "ReduxApply", strength=s)) for s in STRENGTHS]
+    weighed = [(s, workflow.set_inputs(say(plain, OBJECT), "ReduxApply", strength=s, response="even")) for s in BAND]
     shots = tuple(Shot(f"strength-{s:.2f}", graph, (_name_strength(s),)) for s, graph in weighed)
     yield Chapter(f"Strength,\nwith the prompt\n\u201c{OBJECT}\u201d", reference, shots)
     restyled = tuple(Shot(f"prompt-{n}", say(plain, text), (text,)) for n, text in enumerate(PROMPTS, 1))

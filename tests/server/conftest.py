@@ -36,8 +36,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(server: Server) -> Client:
-    return Client(server.url)
+def client(server: Server) -> Iterator[Client]:
+    """Settings that the test, or the page in it, has made are gone afterwards: an open panel moves the canvas."""
+    yield Client(server.url)
+    for path in server.folder.glob("user/*/comfy.settings.json"):
+        path.unlink()
 
 
 @pytest.fixture(scope="session")

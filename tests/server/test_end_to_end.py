@@ -19,7 +19,9 @@ from tools.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL_SIZE = {"core_loaders"}  # ComfyUI's own loader knows no small SigLIP; tests/host compares both node paths
-FILES = [path for path in sorted((ROOT / "workflows" / "api").glob("*.json")) if path.stem not in FULL_SIZE]
+CALIBRATE = ROOT / "workflows" / "api" / "calibrate.json"  # which makes no picture
+API_FILES = sorted((ROOT / "workflows" / "api").glob("*.json"))
+FILES = [path for path in API_FILES if path.stem not in FULL_SIZE and path != CALIBRATE]
 SAVE = ROOT / "workflows" / "api" / "save_reference_and_conditioning.json"
 VARIATION = ROOT / "workflows" / "api" / "image_variation.json"
 
@@ -40,11 +42,24 @@ def test_api_workflow_gives_a_picture_and_progress(path: Path, client: Client, s
     assert result.images
     for image in result.images:
         picture = pixels(client, image)
-        assert picture.shape == (128, 128, 3) or "influence" in image["filename"]
+        assert picture.shape == (128, 128, 3) or re.match("redux_(influence|sweep)", image["filename"])
         assert picture.std() > 0.02
     sampled = [step for step in steps if "Sampler" in step.node_type]
     assert [step.value for step in sampled] == sorted(step.value for step in sampled)
     assert (sampled[-1].value, sampled[-1].max) == (3, 3)
+
+
+def test_a_calibration_makes_presets_that_are_offered_at_once(client: Client, small: Small) -> None:
+    settings = {"minutes": 0.1, "steps": 1, "side": 64, "cases": 1, "contents": "a cat\na boat", "styles": "ink\noil"}
+    graph = workflow.set_inputs(small(CALIBRATE), "ReduxCalibrate", **settings)
+    steps: list[Progress] = []
+    result = client.run(graph, steps.append)
+    (report,) = result.outputs["5"]["text"]
+    assert re.search(r"presets_00001_.json: presets for \S+, \d+ pictures.*\nstyle: .*\ncomposition: ", report)
+    mine = [step for step in steps if step.node_type == "ReduxCalibrate"]
+    assert mine[-1].value == mine[-1].max > 70
+    choices = workflow.list_choices(client.object_info("ReduxApply")["ReduxApply"]["input"]["optional"]["preset"])
+    assert choices is not None and "style: redux/presets_00001_.json [output]" in choices
 
 
 def test_strength_reaches_the_picture(client: Client, small: Small) -> None:
@@ -140,7 +155,7 @@ def test_a_file_that_is_no_picture(client: Client, small: Small) -> None:
 
 @pytest.mark.parametrize(
     ("values", "part"),
-    [({"strength": -1.0}, "-1"), ({"strength": 1e9}, "1000000000"), ({"start_percent": 2.0}, "start_percent")],
+    [({"strength": -1.0}, "-1"), ({"strength": 1e9}, "1000000000"), ({"start_percent": 2.0}, "acts from 2 to 1")],
     ids=str,
 )
 def test_value_out_of_range_is_refused(values: dict[str, float], part: str, client: Client, small: Small) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from redux.heatmap import Sheet
 from tools import workflow
 from tools.client import Client, Progress
 
@@ -20,6 +21,11 @@ Small = Callable[..., workflow.Workflow]
 
 def pixels(client: Client, image: dict[str, str]) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(client.fetch(image))).convert("RGB"), dtype=np.float32) / 255
+
+
+def size(picture: dict[str, str], client: Client) -> tuple[int, int]:
+    height, width = pixels(client, picture).shape[:2]
+    return width, height
 
 
 def test_a_map_added_to_a_finished_graph_samples_once_more(client: Client, small: Small) -> None:
@@ -34,14 +40,15 @@ def test_a_map_added_to_a_finished_graph_samples_once_more(client: Client, small
     (picture,) = [image for image in result.images if image not in sheets]
     assert np.abs(pixels(client, picture) - pixels(client, before.images[0])).max() < 2 / 255
 
-    sheet = pixels(client, sheets[0])  # 384 pixels a map: picture, reference 1, reference 2, text, image
+    sheet = pixels(client, sheets[0])
     colorful = sheet.max(-1) - sheet.min(-1) > 0.08
-    unit = 384 // 20
+    layout = Sheet.for_picture(*size(picture, client), 5)  # the picture, two references, text, image
+    assert sheet.shape[1::-1] == layout.size
     halves = []
-    for column in (1, 2):
-        left = unit + column * (384 + unit)
-        tile = colorful[2 * unit : 2 * unit + 384, left : left + 384]
-        halves.append((tile[:, : 384 // 2 - 48].mean(), tile[:, 384 // 2 + 48 :].mean()))
+    for number in (1, 2):
+        (left, top), (width, height) = layout.place(number), layout.extent(number)
+        tile = colorful[top : top + height, left : left + width]
+        halves.append((tile[:, : width // 2 - 48].mean(), tile[:, width // 2 + 48 :].mean()))
     (left_inside, left_outside), (right_outside, right_inside) = halves
     assert min(left_inside, right_inside) > 0.5 and max(left_outside, right_outside) == 0
 

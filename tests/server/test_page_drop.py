@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tools import browser
 from tools.client import Client
 from tools.server import Server
 
-_spec = importlib.util.spec_from_file_location("redux_test_browser", Path(__file__).with_name("browser.py"))
-assert _spec is not None and _spec.loader is not None
-browser = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = browser
-_spec.loader.exec_module(browser)
-
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="no Chromium is installed")
 
-READY = "Boolean(window.app?.graph && window.app.extensionManager && LiteGraph.registered_node_types.ReduxSaveImage)"
 DROP = """(async () => {
   const answer = await fetch(%(path)s);
   const file = new File([await answer.blob()], %(name)s, {type: %(type)s});
@@ -88,7 +80,7 @@ def test_dropping_each_format_restores_the_graph(server: Server, client: Client,
 
     async def drop_all() -> None:
         async with browser.Browser(server.url, tmp_path / "chromium") as page:
-            await page.until(READY)
+            await page.started("ReduxSaveImage")
             for format, image, notes in cases:
                 await page.evaluate("window.app.graph.clear()")
                 assert await page.evaluate(TYPES) == []
@@ -97,7 +89,7 @@ def test_dropping_each_format_restores_the_graph(server: Server, client: Client,
                 await page.evaluate(DROP % {key: json.dumps(value) for key, value in values.items()})
                 wanted = sorted(["EmptyImage", "ReduxSaveImage", *["Note"] * notes])
                 await page.until(f"{TYPES}.join() === {json.dumps(','.join(wanted))}", 20)
-                assert await page.evaluate(WIDGETS) == [f"drop/{format}{notes}", format, 77]
+                assert await page.evaluate(WIDGETS) == [f"drop/{format}{notes}", format, 77, True]
                 assert await page.evaluate("window.app.graph.serialize().links.length") == 1
                 await page.screenshot(shots / f"drop-{format}-{notes}.png")
 

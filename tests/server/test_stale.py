@@ -44,6 +44,22 @@ def test_only_the_prompt_changes(client: Client, small: Small) -> None:
     assert np.array_equal(pixels(client, client.run(cat)), first)
 
 
+def test_strength_0_runs_nothing_that_makes_a_reference(client: Client, small: Small) -> None:
+    """Not even loading; a file that is missing there would not stop it. Raised, everything runs."""
+    content = io.BytesIO()  # a picture of its own, which no earlier run has left in a cache
+    Image.effect_noise((40, 56), 80).convert("RGB").save(content, "PNG")
+    name = client.upload(content.getvalue(), "never-read.png")
+    graph = workflow.set_inputs(small(VARIATION, seed=57), "LoadImage", image=name)
+    graph = workflow.set_inputs(graph, "ReduxApply", strength=0.0)
+    result = client.run(graph)
+    assert result.images and "ReduxApply" in ran(graph, result)
+    assert not {"ReduxLoader", "ReduxEncode"} & {graph[key]["class_type"] for key in result.ran}
+    graph = workflow.set_inputs(graph, "ReduxApply", strength=0.5)
+    result = client.run(graph)
+    assert {"ReduxEncode", "ReduxApply"} <= {graph[key]["class_type"] for key in result.ran}
+    assert client.run(graph).images
+
+
 def test_only_the_reference_changes(client: Client, small: Small) -> None:
     graph = small(VARIATION, seed=52)
     first = pixels(client, client.run(graph))

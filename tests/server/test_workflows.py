@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tools import workflow
+from tools import calibrate, workflow
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
@@ -20,12 +20,22 @@ AFTER_GENERATE = {"fixed", "increment", "decrement", "randomize"}
 FILE = re.compile(r"\.(safetensors|sft|png|jpg|jpeg|webp)( \[output\])?$")
 
 
+def test_the_command_that_calibrates_matches_the_nodes(object_info: dict[str, Any]) -> None:
+    given = ["--minutes", "3", "--contents", "a\nb", "--styles", "c\nd", "--steps", "4"]
+    check_graph(calibrate.graph(calibrate.parse(given)), object_info)
+    check_graph(calibrate.graph(calibrate.parse([])), object_info)
+
+
 @pytest.mark.parametrize("path", API_FILES, ids=lambda path: path.stem)
 def test_api_file_matches_the_nodes(path: Path, object_info: dict[str, Any]) -> None:
     graph = workflow.read(path)
+    assert all(node["_meta"]["title"] for node in graph.values())
+    check_graph(graph, object_info)
+
+
+def check_graph(graph: workflow.Workflow, object_info: dict[str, Any]) -> None:
     for key, node in graph.items():
         assert node["class_type"] in object_info, f"node {key}"
-        assert node["_meta"]["title"]
         info = object_info[node["class_type"]]["input"]
         specs = {**info.get("required", {}), **info.get("optional", {})}
         for name, value in node["inputs"].items():

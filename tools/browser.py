@@ -17,6 +17,11 @@ import aiohttp
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
+PATIENCE = 120.0
+"""Seconds after which what the page does not do is taken for missing; a busy machine is slow, not wrong."""
+FIRST_WORKFLOW = 8
+"""Seconds for which the page is given time to fill its first workflow."""
+
 
 class Browser:
     """One page. `async with Browser(url, folder) as page: await page.evaluate("1 + 1")`."""
@@ -55,7 +60,7 @@ class Browser:
         number = next(self.numbers)
         await self.socket.send_json({"id": number, "method": method, "params": params})
         while True:
-            answer = json.loads((await self.socket.receive(timeout=60)).data)
+            answer = json.loads((await self.socket.receive(timeout=PATIENCE)).data)
             if answer.get("id") == number:
                 assert "error" not in answer, answer
                 return dict(answer["result"])
@@ -66,7 +71,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    async def until(self, script: str, seconds: float = 60) -> Any:
+    async def until(self, script: str, seconds: float = PATIENCE) -> Any:
         """The first true value of an expression."""
         end = asyncio.get_running_loop().time() + seconds
         while not (value := await self.evaluate(script)):
@@ -74,11 +79,26 @@ class Browser:
             await asyncio.sleep(0.1)
         return value
 
-    async def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot"))["data"]))
+    async def started(self, node_type: str, seconds: float = PATIENCE) -> None:
+        """Wait until the page knows a node of the pack and has its first workflow, which would replace a test's own.
+
+        That workflow has nodes; on a first visit it is empty, and the page may or may not show its templates over it.
+        Nothing tells an empty one that stays from one that is still to be filled, so the wait for nodes has an end.
+        """
+        ready = "window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow"
+        await self.until(f"Boolean({ready} && LiteGraph.registered_node_types.{node_type})", seconds)
+        for _ in range(10 * FIRST_WORKFLOW):
+            if await self.evaluate("window.app.graph._nodes.length || !!document.querySelector('[role=dialog]')"):
+                return
+            await asyncio.sleep(0.1)
+
+    async def screenshot(self, path: Path, box: tuple[float, float, float, float] | None = None) -> None:
+        """A PNG of the window, or of a part of it: left, top, width and height in pixels."""
+        clip = {"clip": dict(zip(("x", "y", "width", "height"), box, strict=True), scale=1)} if box else {}
+        path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot", **clip))["data"]))
 
     async def _read_port(self, log: Path) -> int:
-        for _ in range(300):
+        for _ in range(10 * int(PATIENCE)):
             found = re.search(r"DevTools listening on ws://127\.0\.0\.1:(\d+)/", log.read_text("utf-8", "replace"))
             if found:
                 return int(found[1])
