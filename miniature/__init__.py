@@ -1,1 +1,1 @@
-"""The trained miniature: weights, and the code that made them. Nothing here is used when the pack runs."""
+"""The trained miniature: weights and their installer; `recipe` made them. Nothing here is used when the pack runs."""

@@ -1,6 +1,6 @@
 """Measure the installed miniature with an independent judge.
 
-    python -m miniature.evaluate .mini/emoji.npz MODELS CKPT/judge.pt OUT --device cuda
+    python -m miniature.recipe.evaluate .mini/emoji.npz MODELS CKPT/judge.pt OUT --device cuda
 
 writes OUT/figures.json. Objects are looked for among 200: the 100 held out and 100 that were trained on. References
 are single objects, nearly central, in random styles on random backgrounds. `--count` takes fewer objects.

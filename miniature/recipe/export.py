@@ -1,6 +1,6 @@
 """Training checkpoints to the files that users install, in the layouts of the real models.
 
-    python -m miniature.export CKPT/miniature.weights.pt CKPT/autoencoder.pt .mini/emoji.npz MODELS --pack
+    python -m miniature.recipe.export CKPT/miniature.weights.pt CKPT/autoencoder.pt .mini/emoji.npz MODELS --pack
 
 writes the five files below MODELS as ComfyUI looks for them; `--pack` also writes them to miniature/weights in parts
 below 16 MB, with `manifest.json`, for `install.py`.
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from redux import ReduxConfig
+from redux.adapter import to_hf, tower_map
 from redux.config import write_metadata
 from redux.words import METADATA_KEY, WEIGHT_KEY
 
@@ -28,32 +29,8 @@ from .train import TOWER
 from .vocabulary import build_vocabulary
 
 PART = 15_000_000
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 Files = dict[str, tuple[dict[str, Tensor], dict[str, str]]]
-
-LAYERS = {
-    "norm1": "layer_norm1",
-    "attention.out": "self_attn.out_proj",
-    "norm2": "layer_norm2",
-    "mlp.up": "mlp.fc1",
-    "mlp.down": "mlp.fc2",
-}
-
-
-def tower_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our vision tower in the layout of transformers' SiglipVisionModel."""
-    renamed = {"patch": "embeddings.patch_embedding", "norm": "post_layernorm"}
-    out = {"embeddings.position_embedding.weight": weights["position.weight"]}
-    for kind in ("weight", "bias"):
-        for ours, theirs in renamed.items():
-            out[f"{theirs}.{kind}"] = weights[f"{ours}.{kind}"]
-        for index in range(TOWER.num_layers):
-            ours, theirs = f"blocks.{index}", f"encoder.layers.{index}"
-            for part, name in LAYERS.items():
-                out[f"{theirs}.{name}.{kind}"] = weights[f"{ours}.{part}.{kind}"]
-            for letter, matrix in zip("qkv", weights[f"{ours}.attention.qkv.{kind}"].chunk(3), strict=True):
-                out[f"{theirs}.self_attn.{letter}_proj.{kind}"] = matrix
-    return {f"vision_model.{key}": value for key, value in out.items()}
 
 
 def collect(trained: dict[str, Any], autoencoder: dict[str, Any], emoji: Path) -> Files:
@@ -74,7 +51,7 @@ def collect(trained: dict[str, Any], autoencoder: dict[str, Any], emoji: Path) -
         "diffusion_models/redux-mini-flux.safetensors": (part("flux."), {}),
         "vae/redux-mini-vae.safetensors": (autoencoder_weights(autoencoder), {}),
         "clip_vision/redux-mini-siglip.safetensors": (
-            tower_weights(part("redux.tower.")),
+            to_hf(tower_map(TOWER), part("redux.tower.")),
             write_metadata(vision=TOWER),
         ),
         "style_models/redux-mini-projector.safetensors": (projector, write_metadata(projector=config)),

@@ -1,6 +1,6 @@
 """Train the TAESD-shaped autoencoder on scenes.
 
-    python -m miniature.train_autoencoder .mini/emoji.npz CKPT/autoencoder.pt --seconds 270
+    python -m miniature.recipe.train_autoencoder .mini/emoji.npz CKPT/autoencoder.pt --seconds 270
 
 Stops after `--seconds` of training; a second run goes on from the file, so the sum counts. The file holds `encoder`,
 `decoder`, `shift` and `scale` (of the latents: mean and standard deviation), `seconds` and `history`.

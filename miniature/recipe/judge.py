@@ -1,6 +1,6 @@
 """An independent judge: a small classifier of scenes that never saw a generated picture or a weight of the miniature.
 
-    python -m miniature.judge .mini/emoji.npz CKPT/judge.pt --seconds 75
+    python -m miniature.recipe.judge .mini/emoji.npz CKPT/judge.pt --seconds 75
 
 It names the object (among all concepts, those held out from the miniature included), the style and the background
 colour of a picture with one object. Its own accuracy on fresh scenes is printed and stored as `accuracy`.

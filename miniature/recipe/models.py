@@ -7,11 +7,15 @@ K = 128 head size, R = K / 2, W context width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, rms_norm, scaled_dot_product_attention, silu
+
+# Added to the logits (or bool, True = attend); or what does attention instead, from q, k and v [B, H, L, K].
+Bias = Tensor | Callable[[Tensor, Tensor, Tensor], Tensor] | None
 
 HEAD = 128
 AXES = (16, 56, 56)  # of a head: unused, row, column
@@ -61,6 +65,12 @@ def embed_time(time_B: Tensor, size: int = 256) -> Tensor:
 
 def shifted_norm(x_BLD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
     return layer_norm(x_BLD, x_BLD.shape[-1:], eps=1e-6) * (1 + scale_B1D) + shift_B1D
+
+
+def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, bias: Bias) -> Tensor:
+    if callable(bias):
+        return bias(q_BHLK, k_BHLK, v_BHLK)
+    return scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, bias)
 
 
 class RMSNorm(nn.Module):
@@ -113,13 +123,13 @@ class DoubleBlock(nn.Module):
         self.img_mlp, self.txt_mlp = mlp(hidden), mlp(hidden)
 
     def forward(
-        self, img_BID: Tensor, txt_BTD: Tensor, vector_BD: Tensor, table_2LR: Tensor, bias: Tensor | None
+        self, img_BID: Tensor, txt_BTD: Tensor, vector_BD: Tensor, table_2LR: Tensor, bias: Bias
     ) -> tuple[Tensor, Tensor]:
         img, txt = self.img_mod(vector_BD), self.txt_mod(vector_BD)
         img_qkv = self.img_attn.norm.split(self.img_attn.qkv(shifted_norm(img_BID, img[0], img[1])))
         txt_qkv = self.txt_attn.norm.split(self.txt_attn.qkv(shifted_norm(txt_BTD, txt[0], txt[1])))
         q, k, v = (torch.cat(pair, 2) for pair in zip(txt_qkv, img_qkv, strict=True))
-        out = scaled_dot_product_attention(rotate(q, table_2LR), rotate(k, table_2LR), v, bias)
+        out = attend(rotate(q, table_2LR), rotate(k, table_2LR), v, bias)
         out_BLD = out.transpose(1, 2).flatten(2)
         count = txt_BTD.shape[1]
         img_BID = img_BID + img[2] * self.img_attn.proj(out_BLD[:, count:])
@@ -136,12 +146,12 @@ class SingleBlock(nn.Module):
         self.norm = QKNorm()
         self.modulation = Modulation(hidden, 3)
 
-    def forward(self, x_BLD: Tensor, vector_BD: Tensor, table_2LR: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, vector_BD: Tensor, table_2LR: Tensor, bias: Bias) -> Tensor:
         shift, scale, gate = self.modulation(vector_BD)
         hidden = x_BLD.shape[-1]
         qkv, inner = self.linear1(shifted_norm(x_BLD, shift, scale)).split((3 * hidden, 4 * hidden), -1)
         q, k, v = self.norm.split(qkv)
-        out = scaled_dot_product_attention(rotate(q, table_2LR), rotate(k, table_2LR), v, bias)
+        out = attend(rotate(q, table_2LR), rotate(k, table_2LR), v, bias)
         joined = torch.cat((out.transpose(1, 2).flatten(2), gelu(inner, approximate="tanh")), -1)
         return x_BLD + gate * self.linear2(joined)
 
@@ -195,10 +205,10 @@ class Flux(nn.Module):
         ):
             nn.init.zeros_(weight)
 
-    def forward(self, x_BCYX: Tensor, time_B: Tensor, context_BTW: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x_BCYX: Tensor, time_B: Tensor, context_BTW: Tensor, bias: Bias = None) -> Tensor:
         """Noisy latents, time (1 = noise) and context -> velocity noise - latent, in the shape of the latents.
 
-        bias: None, bool (True = attend) or added to the logits; broadcasts to [B, H, L, L] in the order context, image.
+        bias: broadcasts to [B, H, L, L] in the order context, image; or a function in the place of attention.
         """
         rows, columns = x_BCYX.shape[-2] // PATCH, x_BCYX.shape[-1] // PATCH
         patches = x_BCYX.unflatten(2, (rows, PATCH)).unflatten(4, (columns, PATCH))

@@ -1,6 +1,6 @@
 """Two measurements behind the recipe: at which times words act, and what a second token for a style does.
 
-    python -m miniature.study .mini/emoji.npz MODELS CKPT/judge.pt
+    python -m miniature.recipe.study .mini/emoji.npz MODELS CKPT/judge.pt
 
 Times: flow matching losses with the right and with a wrong style word. Tokens: `Evaluation.text` with the installed
 table of words, and with one row for every word.

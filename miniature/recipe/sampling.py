@@ -21,7 +21,7 @@ from redux.words import WordTable
 
 from .autoencoder import FLUX_SCALE, FLUX_SHIFT, build_decoder, build_encoder
 from .batches import bicubic_matrix, pixel_values
-from .models import Flux, FluxConfig
+from .models import Bias, Flux, FluxConfig
 
 SIDE = 16  # of the latents of a 128 x 128 picture
 
@@ -96,15 +96,16 @@ class Miniature:
             rows = [row for row, item in enumerate(words) if len(item) == length]
             chosen = torch.stack([words[row] for row in rows])
             picked = [Reference(r.tokens[rows], r.log_weight, r.region) for r in references]
-            out[rows] = self.decode(self._integrate(noise[rows], chosen, picked, steps, cfg, referred)).cpu()
+            empty = self.prompt("").expand(len(rows), -1, -1)
+            positive = _conditioning(chosen, picked)
+            negative = _conditioning(empty, picked if referred else ())
+            out[rows] = self.decode(self.integrate(noise[rows], positive, negative, steps, cfg)).cpu()
         return out
 
-    def _integrate(
-        self, x: Tensor, words_BTW: Tensor, references: Sequence[Reference], steps: int, cfg: float, referred: bool
+    def integrate(
+        self, x: Tensor, positive: tuple[Tensor, Bias], negative: tuple[Tensor, Bias], steps: int, cfg: float
     ) -> Tensor:
-        empty = self.prompt("").expand(len(x), -1, -1)
-        positive = _conditioning(words_BTW, references)
-        negative = _conditioning(empty, references if referred else ())
+        """Latents from noise; positive and negative are contexts with their biases, as FLUX takes them."""
         times = torch.linspace(1, 0, steps + 1).tolist()
         for now, then in zip(times[:-1], times[1:], strict=True):
             time = torch.full((len(x),), now, device=x.device)

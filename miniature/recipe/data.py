@@ -1,6 +1,6 @@
 """Fetch four emoji sets and render the concepts that they share.
 
-    python -m miniature.data .mini/emoji.npz --work /tmp/emoji
+    python -m miniature.recipe.data .mini/emoji.npz --work /tmp/emoji
 
 needs npm and the Python package resvg-py. The result is 33 MB; it is not part of the repository. It holds
 `pixels` uint8 [styles, concepts, 128, 128, 4] (straight alpha), `names`, `categories` (noto's) and `held_out` (bool).

@@ -1,6 +1,6 @@
 """The picture sheet and the loss curves of the README.
 
-    python -m miniature.sheet .mini/emoji.npz MODELS OUT --losses CKPT/miniature.weights.pt
+    python -m miniature.recipe.sheet .mini/emoji.npz MODELS OUT --losses CKPT/miniature.weights.pt
 
 writes OUT/sheet.jpg and, of each checkpoint after `--losses` (the autoencoder's too), OUT/losses-NAME.png (matplotlib).
 Columns: six objects that were trained on, then six held out, or six further words where text alone is shown.

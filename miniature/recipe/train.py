@@ -1,6 +1,6 @@
 """Train FLUX, the vision tower, the projector and the word table together, by flow matching on latents.
 
-    python -m miniature.train .mini/emoji.npz --autoencoder CKPT/autoencoder.pt --checkpoint CKPT/miniature.pt \
+    python -m miniature.recipe.train .mini/emoji.npz --autoencoder CKPT/autoencoder.pt --checkpoint CKPT/miniature.pt \
         --seconds 600 --total 1200
 
 begins with random weights, or with `--start MODELS` with those of an installed miniature (the autoencoder is then

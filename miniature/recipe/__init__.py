@@ -1,0 +1,1 @@
+"""How the miniature was made, and what was measured on it: training, judge, studies. Users need none of it."""
