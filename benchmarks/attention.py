@@ -28,7 +28,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from redux.attention import GroupPlan, available_backends, prepare_groups, weighted_attention  # noqa: E402
+from redux.attention import (  # noqa: E402
+    GroupPlan,
+    available_backends,
+    prepare_groups,
+    weighted_attention,
+    weighted_attention_and_shares,
+)
 from redux.attention.backends import run_kernel  # noqa: E402
 
 QKV = tuple[Tensor, Tensor, Tensor]
@@ -42,6 +48,8 @@ class Row:
     name: str
     run: Callable[[QKV], Tensor]
     log_weight_LK: Tensor
+    without_LK: Tensor | None = None  # with a share: what the rest of it is mixed with
+    share: float | Tensor = 1.0
     samples_ms: list[float] = field(default_factory=list)
     first_ms: float = math.nan
     peak_mib: float = math.nan
@@ -77,6 +85,11 @@ def make_rows(args: argparse.Namespace, tokens: int) -> list[Row]:
     number = prepare_groups([(0, refs, math.log(WEIGHT))], tokens)
     per_query = prepare_groups([(0, refs, region)], tokens, args.device)
     several = prepare_groups(thirds, tokens)
+    without = ones.clone()
+    without[:, :refs] = -math.inf
+    part = torch.linspace(0.0, 1.0, tokens)
+    share = prepare_groups([(0, refs, 0.0, WEIGHT)], tokens)
+    share_per_query = prepare_groups([(0, refs, 0.0, part)], tokens, args.device)
 
     rows = [Row("no mask, torch's choice", lambda x: F.scaled_dot_product_attention(*x), ones)]
     backends = available_backends(args.device, args.dtype, args.head_dim)
@@ -87,6 +100,8 @@ def make_rows(args: argparse.Namespace, tokens: int) -> list[Row]:
         rows.append(Row(f"number, {name}", partial(ours, name, number), weighted))
         rows.append(Row(f"per query, {name}", partial(ours, name, per_query), regional))
         rows.append(Row(f"three groups, {name}", partial(ours, name, several), three))
+        rows.append(Row(f"share, {name}", partial(ours, name, share), ones, without, WEIGHT))
+        rows.append(Row(f"share per query, {name}", partial(ours, name, share_per_query), ones, without, part))
         rows.append(Row(f"number + shares, {name}", partial(ours_with_shares, name, number), weighted))
     return rows
 
@@ -101,14 +116,18 @@ def ours(backend: str, plan: GroupPlan, inputs: QKV) -> Tensor:
 
 
 def ours_with_shares(backend: str, plan: GroupPlan, inputs: QKV) -> Tensor:
-    return weighted_attention(*inputs, plan, backend=backend, return_shares=True)[0]
+    return weighted_attention_and_shares(*inputs, plan, backend=backend)[0]
 
 
-def reference(inputs: QKV, log_weight_LK: Tensor, queries: Tensor) -> Tensor:
+def reference(inputs: QKV, row: Row, queries: Tensor) -> Tensor:
     """Some queries of the first batch item in float64 on the CPU."""
     q, k, v = (x[:1].cpu().double() for x in inputs)
-    logits = q[:, :, queries] @ k.mT * q.shape[-1] ** -0.5 + log_weight_LK[queries].double()
-    return logits.softmax(-1) @ v
+    logits = q[:, :, queries] @ k.mT * q.shape[-1] ** -0.5
+    out = (logits + row.log_weight_LK[queries].double()).softmax(-1) @ v
+    if row.without_LK is None:
+        return out
+    share = row.share[queries, None].double() if isinstance(row.share, Tensor) else row.share
+    return share * out + (1 - share) * ((logits + row.without_LK[queries].double()).softmax(-1) @ v)
 
 
 def elapsed_ms(work: Callable[[], object], device: torch.device) -> float:
@@ -145,7 +164,7 @@ def prepare(row: Row, inputs: QKV, args: argparse.Namespace) -> None:
         if args.device.type == "cuda":
             row.peak_mib = (torch.cuda.max_memory_allocated(args.device) - before) / 2**20
         found = out[:1, :, queries].cpu().double()
-        row.error = (found - reference(inputs, row.log_weight_LK, queries)).abs().max().item()
+        row.error = (found - reference(inputs, row, queries)).abs().max().item()
     except (RuntimeError, ValueError) as error:  # one backend that fails must not cost the table
         row.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from redux import ReduxModel
-from redux.graph import GraphedForward
+from redux.cuda_graph import GraphedForward
 from tools import checkpoints
 
 Run = Callable[[Tensor], Tensor]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,12 +16,12 @@ TEXT_TOKENS = 256
 REFERENCE_TOKENS = 729
 
 
-def load_pack(comfyui: Path) -> ModuleType:
+def load_pack(comfyui: Path, gpu_only: bool = True) -> ModuleType:
     """ComfyUI on the path, then the pack as ComfyUI loads it."""
     sys.path[:] = [str(comfyui), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
     from comfy.cli_args import args
 
-    args.cpu, args.gpu_only = not torch.cuda.is_available(), torch.cuda.is_available()
+    args.cpu, args.gpu_only = not torch.cuda.is_available(), gpu_only and torch.cuda.is_available()
     spec = importlib.util.spec_from_file_location(
         "redux_control", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
@@ -59,23 +60,24 @@ def load_flux(small: bool) -> Any:
 class Conditionings:
     """The conditionings that are compared, with random text and references."""
 
-    def __init__(self, pack: ModuleType, width: int) -> None:
+    def __init__(self, pack: ModuleType, width: int, side: int = 27) -> None:
         import nodes
 
         self.pack = pack
         self.nodes = nodes
         self.apply = sys.modules["redux_control.nodes.apply"].ReduxApply
         self.generator = torch.Generator().manual_seed(0)
-        self.width = width
+        self.width, self.side = width, side
         text = torch.randn(1, TEXT_TOKENS, width, generator=self.generator)
         self.text_only = [[text, {"pooled_output": torch.zeros(1, 768), "guidance": 3.5}]]
 
-    def tokens(self, side: int) -> Any:
+    def tokens(self, side: int | None) -> Any:
+        side = side or self.side
         values = torch.randn(1, side * side, self.width, generator=self.generator)
         part = self.pack.redux.tokens.Part(((side, side),), REFERENCE_TOKENS)
         return self.pack.redux.ReduxTokens(values, (part,))
 
-    def core(self, count: int, strength: float, kind: str, side: int = 27) -> list:
+    def core(self, count: int, strength: float, kind: str, side: int | None = None) -> list:
         conditioning = self.text_only
         for _ in range(count):
             tokens = self.tokens(side).tokens
@@ -83,9 +85,13 @@ class Conditionings:
             conditioning = self.nodes.StyleModelApply().apply_stylemodel(conditioning, style, None, strength, kind)[0]
         return conditioning
 
-    def ours(self, count: int, side: int = 27, region: bool = False, **options: Any) -> list:
+    def ours(
+        self, count: int, side: int | None = None, region: bool = False, strengths: Sequence[float] = (), **options: Any
+    ) -> list:
         conditioning = self.text_only
         for index in range(count):
+            if strengths:
+                options["strength"] = strengths[index]
             mask = None
             if region:
                 mask = torch.zeros(1, 64, 64)

@@ -1,15 +1,19 @@
 """One step of FLUX.1-dev at full size in a real ComfyUI: with and without a reference, core's mask against ours.
 
-    python benchmarks/sampling.py --comfyui PATH [--tokens] [--rounds 3]
+    python benchmarks/sampling.py --comfyui PATH [--tokens] [--pictures] [--rounds 3] [--json FILE] [--plot FILE]
 
 The weights are random bf16 (12 billion), which changes no time. Every case is a run of ComfyUI's own sampler; the
 cases take turns, round after round, and the median step is compared. The first step of a case is timed by itself,
-since some kernels make a plan for a new shape then. `--small` runs a tiny model on any device, to see that it works.
+since some kernels make a plan for a new shape then. References have unequal strengths, as weights where a row does not
+say even, so that none share a kernel call, unless it says equal; of several each region is a stripe of the picture, of
+one it is all of it. `--pictures` adds whole pictures (pictures.py). `--small` runs a tiny model on any
+device, to see that it works.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -26,9 +30,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from benchmarks.flux import Conditionings, load_flux, load_pack  # noqa: E402
+from benchmarks.plot import draw_growth  # noqa: E402
 
 STEPS = 6
-STRENGTH = 0.6
+STRENGTHS = (0.6, 0.25, 1.5, 0.4, 0.8, 2.0)
+HEADS = "double:.h0-7=0.5, double:.h16-23=0, single:.h4-15=0.25, single:20-37.h0-11=0"  # as presets have them
+COUNTS = (1, 3, 6)
 SIDES = {"1 MP": 1024, "2 MP": 1408}
 POOLED = (729, 324, 169, 81, 36)
 
@@ -54,16 +61,30 @@ class Case:
 def step_cases(make: Conditionings) -> list[Case]:
     cases = []
     for size, side in SIDES.items():
-        for count in (1, 3):
+        for count in COUNTS:
             group = f"{size}, {count} reference{'s' * (count > 1)}"
             rows: list[tuple[str, Callable[[], list], str]] = [
                 ("core, plain Redux", lambda c=count: make.core(c, 1.0, "multiply"), ""),
                 ("text only", lambda: make.text_only, ""),
-                ("core, attn_bias", lambda c=count: make.core(c, STRENGTH, "attn_bias"), ""),
-                ("ours, strength", lambda c=count: make.ours(c, strength=STRENGTH), ""),
-                ("ours, strength and region", lambda c=count: make.ours(c, strength=STRENGTH, region=True), ""),
-                ("ours, strength, flash forced", lambda c=count: make.ours(c, strength=STRENGTH), "flash"),
+                ("core, attn_bias", lambda c=count: make.core(c, STRENGTHS[0], "attn_bias"), ""),
+                ("ours, strength", lambda c=count: make.ours(c, strengths=STRENGTHS), ""),
+                ("ours, equal strength", lambda c=count: make.ours(c, strength=STRENGTHS[0]), ""),
+                ("ours, strength and region", lambda c=count: make.ours(c, region=True, strengths=STRENGTHS), ""),
+                ("ours, even", lambda c=count: make.ours(c, strengths=STRENGTHS, response="even"), ""),
+                (
+                    "ours, even and region",
+                    lambda c=count: make.ours(c, region=True, strengths=STRENGTHS, response="even"),
+                    "",
+                ),
+                (
+                    "ours, strength and head weights",
+                    lambda c=count: make.ours(c, strengths=STRENGTHS, blocks=HEADS),
+                    "",
+                ),
+                ("ours, strength, flash forced", lambda c=count: make.ours(c, strengths=STRENGTHS), "flash"),
             ]
+            if count > 1:  # text only costs the same for any number, and the dense mask's cost is shown by one
+                rows = [row for row in rows if row[0] not in ("text only", "core, attn_bias")]
             cases += [Case(group, name, build, side, backend) for name, build, backend in rows]
     return cases
 
@@ -161,7 +182,7 @@ def report(cases: list[Case]) -> None:
         members = [case for case in cases if case.group == group and case.steps]
         base = members[0]
         print(f"\n{group}\n")
-        print("| case | ms a step | against plain Redux | first step, in steps | peak GiB |")
+        print("| case | ms a step | against the first case | first step, in steps | peak GiB |")
         print("|---|---|---|---|---|")
         for case in members:
             print(
@@ -170,10 +191,18 @@ def report(cases: list[Case]) -> None:
             )
 
 
+def figures(case: Case) -> dict[str, Any]:
+    steps = {"ms": case.median * 1e3, "first_ms": case.first[0] * 1e3, "peak_gib": case.peak_gib} if case.steps else {}
+    return {"group": case.group, "name": case.name, **steps}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="a ComfyUI, 0.18 or newer")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pictures", action="store_true", help="also: whole pictures of 20 steps")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--plot", type=Path, help="draw there how the cost grows, if matplotlib is installed")
     parser.add_argument("--tokens", action="store_true", help="also: fewer tokens, 1, 3 and 6 references")
     parser.add_argument("--small", action="store_true", help="a tiny model and small pictures, to try the script")
     args = parser.parse_args()
@@ -182,13 +211,21 @@ def main() -> None:
     if args.small:
         SIDES.update({"1 MP": 128, "2 MP": 176})
     pack = load_pack(args.comfyui)
+    from benchmarks import pictures  # after ComfyUI is on the path
+
     model = load_flux(args.small)
-    make = Conditionings(pack, 128 if args.small else 4096)
+    make = Conditionings(pack, 128, 5) if args.small else Conditionings(pack, 4096)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"{device}, torch {torch.__version__}, strength {STRENGTH}, {args.rounds} rounds of {STEPS} steps")
+    print(f"{device}, torch {torch.__version__}, strengths {STRENGTHS}, {args.rounds} rounds of {STEPS} steps")
     cases = step_cases(make)
     measure(model, cases, args.rounds)
     report(cases)
+    if args.json:
+        args.json.write_text(json.dumps([figures(case) for case in cases], indent=1) + "\n")
+    if args.plot:
+        draw_growth([figures(case) for case in cases], args.plot, device)
+    if args.pictures:
+        pictures.run(model, make, args.small)
     if args.tokens:
         cases = token_cases(make)
         for case in cases:
