@@ -21,7 +21,8 @@ from . import browser
 from .errors import ToolError
 from .host import ROOT, ensure
 from .serve import furnish
-from .server import Server, end_on_signals
+from .server import Server
+from .signals import end_on_signals
 from .template_graphs import PLANS
 from .template_plan import Plan
 from .templates import own

@@ -21,7 +21,8 @@ from miniature.install import install
 from .client import Client, Progress
 from .errors import ToolError
 from .host import ROOT, ensure
-from .server import Server, end_on_signals
+from .server import Server
+from .signals import end_on_signals
 from .workflow import Workflow
 
 AUTOMATIC = "automatic"

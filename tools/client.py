@@ -24,6 +24,7 @@ from typing import Any
 import aiohttp
 
 from .errors import ToolError
+from .signals import end_if_asked
 
 Prompt = Mapping[str, Mapping[str, Any]]
 
@@ -127,6 +128,7 @@ class Client:
             Interrupted: somebody interrupted it.
             ClientError: it was refused, a node failed, the server went away, or `timeout` seconds passed.
         """
+        end_if_asked()
         try:
             return asyncio.run(_within(timeout, self._run(prompt, on_progress)))
         except aiohttp.ClientError as error:
@@ -154,6 +156,8 @@ class Client:
 async def _within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
     """Await `work`. Not asyncio.wait_for: before Python 3.12 it loses a Ctrl-C that comes just as the work ends."""
     task = asyncio.ensure_future(work)
+    # A signal's exception that is raised in the task ends the loop as well: asyncio is not to report it once more.
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:
         raise ClientError(f"The workflow was not done after {seconds:.0f} s.")

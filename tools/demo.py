@@ -24,8 +24,9 @@ from . import tour, workflow
 from .client import Client, Progress
 from .errors import ToolError
 from .host import ROOT, ensure
-from .server import Server, end_on_signals
+from .server import Server
 from .sheet import Cell, Row, contact_sheet
+from .signals import end_if_asked, end_on_signals
 from .tour import Chapter, Shot
 
 STRENGTHS = (1.0, 0.3, 0.0)
@@ -169,6 +170,7 @@ def main() -> None:
     end_on_signals()
     try:
         sheet = make(args)
+        end_if_asked()
     except KeyboardInterrupt:
         _say("\nStopped.")
         sys.exit(130)

@@ -30,7 +30,8 @@ from PIL import Image, ImageOps
 from . import checkpoints, host, workflow
 from .client import Client
 from .errors import ToolError
-from .server import Server, end_on_signals, has_gpu, last_error
+from .server import Server, has_gpu, last_error
+from .signals import end_on_signals
 
 VARIATION = host.ROOT / "workflows" / "api" / "image_variation.json"
 PHOTOGRAPH = host.ROOT / "workflows" / "input" / "cat.jpg"

@@ -23,8 +23,9 @@ from .client import Client
 from .errors import ToolError
 from .host import ROOT, ensure
 from .serve import PHOTOGRAPH, furnish
-from .server import Server, end_on_signals
+from .server import Server
 from .sheet import Cell, strip
+from .signals import end_on_signals
 from .template_plan import Plan, models, pair, picture, text, two, variation
 from .tour import BAND, FIRST, OBJECT, SECOND
 

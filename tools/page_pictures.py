@@ -25,7 +25,8 @@ from .errors import ToolError
 from .help_pictures import DOCS
 from .host import ROOT, ensure
 from .serve import furnish
-from .server import Server, end_on_signals
+from .server import Server
+from .signals import end_on_signals
 from .template_plan import GHOST
 
 WINDOW, CORNER, MARGIN = (1700, 1250), (330, 260), 12

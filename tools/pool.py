@@ -24,7 +24,8 @@ from .host import ensure
 from .pool_parts import LocalPool, answers
 from .rabbitmq import MISSING, Broker, find_program
 from .serve import CLASSIFIERS, PHOTOGRAPH, curl_lines, furnish
-from .server import Server, end_on_signals
+from .server import Server
+from .signals import end_if_asked, end_on_signals
 
 GUIDANCE = {"models": {"guidance": "cfg"}}
 """The miniature's guidance is classifier-free."""
@@ -86,6 +87,7 @@ def _await_workers(pool: LocalPool) -> None:
         if time.monotonic() > end or not all(worker.alive for worker in pool.workers.values()):
             raise ToolError(f"The workers do not begin; {logs[0]} tells why.")
         time.sleep(0.2)
+        end_if_asked()
 
 
 def watch(pool: LocalPool) -> None:
@@ -102,6 +104,7 @@ def watch(pool: LocalPool) -> None:
         if pool.broker.process is None or pool.broker.process.poll() is not None:
             raise ToolError("RabbitMQ ended.")
         time.sleep(0.5)
+        end_if_asked()
 
 
 def _last_line(log: Path) -> str:

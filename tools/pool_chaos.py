@@ -31,7 +31,7 @@ from PIL import Image
 from .errors import ToolError
 from .pool_parts import LocalPool, Part
 from .rabbitmq import Broker
-from .server import end_on_signals
+from .signals import end_on_signals
 from .simulated_host import picture_of
 from .soak_callers import DONE, V3, ask, post
 

@@ -24,8 +24,9 @@ from .errors import ToolError
 from .help_pictures import STEPS, influence, reference, run, steps
 from .host import ROOT, ensure
 from .serve import furnish
-from .server import Server, end_on_signals
+from .server import Server
 from .sheet import Cell, Row, contact_sheet, strip
+from .signals import end_on_signals
 from .template_plan import Plan, two, variation
 from .tour import FIRST, OBJECT, SECOND
 

