@@ -1,6 +1,6 @@
-"""Log weights and shares of groups as they are given: checked, brought into rows, and which queries they leave out.
+"""Log weights and shares of groups as they are given: checked, and brought into rows.
 
-Shapes: B batch (or 1), H heads (or 1), L queries (or 1), n of them.
+Shapes: B batch (or 1), H heads (or 1), L queries (or 1).
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ Share = float | Tensor
 # The log weight of a masked group, whose weight is 0. It is finite so that no sum or difference of logits can be NaN,
 # and so large that exp() of anything beside it is exactly 0 in fp32.
 MASKED = -1e30
-
-MULTIPLE = 256  # readers are made so many or a multiple: kernels work in tiles, and some make a plan for each number
-MOST = 0.75  # of the queries: from there on, all of them cost no more than taking some apart
 
 
 def read_log_weight(
@@ -45,24 +42,6 @@ def read_share(share: Share, owner: int, device: torch.device | str | None, insp
         if not 0.0 <= bound <= 1.0:
             raise ValueError(f"Group {owner} has a share of {bound:g}; numbers from 0 to 1 are needed.")
     return bounds[0] if bounds[0] == bounds[1] else _as_rows(share, device, 0.0)
-
-
-def find_readers(log_weight: LogWeight, share: Share, device: torch.device | str | None) -> Tensor | None:
-    """The queries that any weight and share is for, int64 [n] and rising, n being a multiple of MULTIPLE.
-
-    What is missing from that are others, for which the group counts nothing as ever. None where they are too many to
-    be worth it, and where looking would wait for a device.
-    """
-    reads_L = torch.ones(1, dtype=torch.bool)
-    for value, nothing in ((log_weight, MASKED), (share, 0.0)):
-        if isinstance(value, Tensor) and value.ndim and value.numel():
-            if value.device.type != "cpu":
-                return None
-            reads_L = reads_L & (value > nothing).reshape(-1, value.shape[-1]).any(0)
-    count = max(MULTIPLE * -(-int(reads_L.sum()) // MULTIPLE), MULTIPLE)
-    if count > MOST * len(reads_L):
-        return None
-    return (~reads_L).byte().argsort(stable=True)[:count].sort().values.to(device)
 
 
 def _bounds(value: float | Tensor, empty: float, what: str, inspect: bool) -> tuple[float, float] | None:

@@ -12,11 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .amounts import MASKED, LogWeight, Share, find_readers, read_log_weight, read_share
+from .amounts import MASKED, LogWeight, Share, read_log_weight, read_share
 
 GroupSpec = tuple[int, int, LogWeight] | tuple[int, int, LogWeight, Share]
-
-WORTH = 1 << 20  # pairs of query and key that must be saved to make up for taking queries apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +26,6 @@ class Group:
         owner: its place among the groups that were given, whose number stands for the rest; of joined ones the first's.
         can_be_masked: some query gives it weight 0.
         share: the part of its natural share of attention that it gets, 0 to 1: a number, or a tensor as log_weight.
-        readers: the queries that any weight and share of it is for, int64 [n], and perhaps a few more; None = all.
     """
 
     start: int
@@ -37,18 +34,10 @@ class Group:
     owner: int
     can_be_masked: bool = False
     share: Share = 1.0
-    readers: Tensor | None = None
 
     @property
     def per_query(self) -> bool:
         return isinstance(self.log_weight, Tensor)
-
-    @cached_property
-    def log_weight_of_readers(self) -> LogWeight:
-        """A number, or fp32 [B or 1, H or 1, n or 1]."""
-        if self.readers is None or not isinstance(self.log_weight, Tensor) or self.log_weight.shape[2] == 1:
-            return self.log_weight
-        return self.log_weight.index_select(2, self.readers)
 
     @property
     def is_partial(self) -> bool:
@@ -131,7 +120,6 @@ def prepare_groups(
     """
     weights: dict[int, tuple[LogWeight, bool]] = {}  # a tensor that several groups share stays one tensor
     shares: dict[int, Share] = {}
-    readers: dict[tuple[int, int], Tensor | None] = {}
     parts, rows = [], []
     groups = tuple(groups)  # keeps the tensors alive, so that their ids stay theirs
     for owner, (start, stop, log_weight, *more) in enumerate(groups):
@@ -143,25 +131,12 @@ def prepare_groups(
         if id(share) not in shares:
             shares[id(share)] = read_share(share, owner, device, inspect)
         rows += [(owner, tuple(x.shape)) for x in (log_weight, share) if isinstance(x, Tensor) and x.ndim]
-        both = id(log_weight), id(share)
-        if both not in readers:
-            readers[both] = find_readers(log_weight, share, device)
         weight, can_be_masked = weights[id(log_weight)]
-        parts.append(Group(start, stop, weight, owner, can_be_masked, shares[id(share)], readers[both]))
+        parts.append(Group(start, stop, weight, owner, can_be_masked, shares[id(share)]))
     parts = sorted((part for part in parts if part.start < part.stop), key=lambda part: part.start)
     parts = _with_rest(parts, num_keys, len(groups))
     tracked = tuple(part for part in parts if not _is(part.log_weight, MASKED) and not _is(part.share, 0.0))
-    joined = tuple(map(_settle, join_groups(tracked)))
-    return GroupPlan(num_keys, len(groups), tuple(map(_settle, tracked)), joined, tuple(rows))
-
-
-def _settle(group: Group) -> Group:
-    """The group, read by all queries where it is too small for anything else."""
-    if group.readers is None:
-        return group
-    queries = max(x.shape[2] for x in (group.log_weight, group.share) if isinstance(x, Tensor))
-    saved = (queries - len(group.readers)) * (group.stop - group.start)
-    return group if saved >= WORTH else replace(group, readers=None)
+    return GroupPlan(num_keys, len(groups), tracked, join_groups(tracked), tuple(rows))
 
 
 def _is(value: float | Tensor, number: float) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
@@ -47,32 +46,6 @@ def test_a_region_is_a_dense_bias(scene: Any, region: torch.Tensor, size: tuple[
     weights = strength * region_weights(region[0], TEXT, (size[0] // 8, size[1] // 8))
     assert relative(mine, dense_region(scene, tokens, weights, latent=latent)) < 1e-5
     assert relative(mine, scene.sample(scene.plain(tokens), latent=latent)) > 1e-2
-
-
-@pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("response", ["even", "weight"])
-def test_queries_outside_ask_nothing(scene: Any, monkeypatch: pytest.MonkeyPatch, response: str, kept: bool) -> None:
-    """Where a picture is large enough for that to save time, on full and on kept steps: the same picture."""
-    attention = sys.modules[scene.pack.__name__ + ".redux.attention.merge"]
-    groups = sys.modules[scene.pack.__name__ + ".redux.attention.groups"]
-    latent, asked = scene.comfy.empty_latent(512, 512), []
-
-    def sample(worth: int) -> torch.Tensor:
-        monkeypatch.setattr(groups, "WORTH", worth)
-        conditioning = scene.text
-        for mask in (halves(), 1 - halves()):
-            conditioning = scene.apply(conditioning, scene.tokens(), region=mask, strength=0.4, response=response)
-        if kept:
-            conditioning = scene.nodes["ReduxKeep"].execute(conditioning, "close").args[0]
-        return scene.sample(conditioning, latent=latent, steps=3)
-
-    monkeypatch.setattr(
-        attention, "take_queries", lambda x, at, take=attention.take_queries: asked.append(len(at)) or take(x, at)
-    )
-    everyone = sample(1 << 60)
-    assert not asked
-    assert relative(sample(0), everyone) < 1e-5
-    assert set(asked) == {768}  # half of 32 x 32 and the text, made a multiple of 256
 
 
 def test_outside_the_region_the_change_is_that_of_the_dense_reference(scene: Any) -> None:

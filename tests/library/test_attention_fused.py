@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from redux.attention import fused, weighted_attention
+from redux.attention import fused, merge, weighted_attention
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -50,12 +50,37 @@ def test_without_triton_or_a_compiler_torch_merges(monkeypatch: pytest.MonkeyPat
     assert fused._probe(torch.device("cpu"), torch.float32, 16) == "FileNotFoundError: no C compiler"
 
 
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_shares_are_mixed_by_the_kernel_as_step_by_step(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one is 0 for some queries and where nothing but the shares is there; in torch, which a CPU has."""
+
+    def in_torch(parts: list[torch.Tensor], lses: list[torch.Tensor]) -> torch.Tensor:
+        assert 2 <= len(parts) == len(lses) <= fused.PARTS
+        share = torch.stack(lses).softmax(0).unsqueeze(-1)
+        parts[0].copy_(sum(part * some for part, some in zip(parts, share, strict=True)))
+        return torch.stack(lses).logsumexp(0)
+
+    generator = torch.Generator().manual_seed(count)
+    q, k, v = (torch.randn(2, 3, 70, 16, generator=generator) for _ in range(3))
+    some = torch.rand(70, generator=generator).where(torch.arange(70) > 20, 0.0)
+    for size in (10, 70 // count):
+        groups = [(size * i, size * i + size, 0.2 * i, some if i == 1 else 0.9 - 0.1 * i) for i in range(count)]
+        stepwise = weighted_attention(q, k, v, groups, backend="cpu")
+        with monkeypatch.context() as patch:
+            patch.setattr(merge, "can_fuse", lambda _: True)
+            patch.setattr(merge, "fuse_", in_torch)
+            torch.testing.assert_close(weighted_attention(q, k, v, groups, backend="cpu"), stepwise)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("shares", [(1.0,) * 6, (1.0, 0.3, 0.6, 0.2, 1.0, 0.8)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_compiled_kernel_is_used_and_as_exact(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiled_kernel_is_used_and_as_exact(
+    dtype: torch.dtype, shares: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 400, 128, generator=generator).to("cuda", dtype) for _ in range(3))
-    groups = [(50 * i, 50 * i + 50, 0.3 * i - 1) for i in range(6)]
+    groups = [(50 * i, 50 * i + 50, 0.3 * i - 1, share) for i, share in enumerate(shares)]
     assert fused.can_fuse(torch.empty_like(q)), fused._verdicts
     exact = weighted_attention(q.double().cpu(), k.double().cpu(), v.double().cpu(), groups)
     backend = "efficient"  # which the table of ways does not know
