@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from redux_scene import make_bias, region_weights
+from redux_scene import make_bias, queue_with, region_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SIDE = 768
@@ -78,6 +80,32 @@ def test_shares_are_counted_only_for_an_influence_map(scene: Any, monkeypatch: p
     monkeypatch.setattr(control, "influence_wanted", lambda: True)
     scene.sample(conditioning)
     assert counted == [False] * 6 + [True] * 6
+
+
+@pytest.mark.parametrize("options", [{"strength": 0.4}, {"strength": 1.0}, {"strength": 0.4, "response": "even"}])
+def test_without_a_map_in_the_graph_nothing_is_recorded(
+    scene: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that counts, keeps or shows shares, in samplings of a graph without the node, and with it."""
+    from redux_control.nodes.host import live, override
+    from redux_control.redux.influence import Recorder
+
+    calls: Counter[str] = Counter()
+
+    def count(owner: Any, name: str) -> None:
+        found = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: calls.update([name]) or found(*args, **kwargs))
+
+    recording = [(override, "weighted_attention_and_shares"), (Recorder, "add"), (live.LiveInfluence, "look")]
+    for owner, name in recording:
+        count(owner, name)
+    conditioning = scene.apply(scene.text, scene.tokens(), **options)
+    monkeypatch.setitem(sys.modules, "server", queue_with("ReduxApply", "KSampler", "VAEDecode"))
+    scene.sample(conditioning)
+    assert not calls
+    monkeypatch.setitem(sys.modules, "server", queue_with("ReduxApply", "KSampler", "VAEDecode", "ReduxInfluence"))
+    scene.sample(conditioning)
+    assert set(calls) == {name for _, name in recording}
 
 
 def test_weights_are_made_once_and_not_in_every_step(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
