@@ -7,7 +7,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from .host.flux import DTYPES, load_flux
-from .host.installed import AUTOMATIC, KINDS, choose_file, is_of_kind
+from .host.installed import AUTOMATIC, FLUX, KINDS, choose_file, family_of, is_of_kind, kind_of
 from .host.report import note_on_node
 from .types import CATEGORY
 
@@ -65,7 +65,7 @@ class ReduxLoadFlux(io.ComfyNode):
         logging.info("Load FLUX: %s", ", ".join(filter(None, names)))
         wanted = model_name.partition(": ")[2] if model_name.startswith(AUTOMATIC) else ""
         if wanted and not is_of_kind(names[0], wanted):
-            note_on_node(f"No FLUX.1 {wanted} here: {names[0]} is taken.")
+            note_on_node(say_stand_in(wanted, names[0]))
         folders = ("diffusion_models", "text_encoders", "text_encoders", "vae")
         paths = [
             folder_paths.get_full_path_or_raise(*pair) if pair[1] else "" for pair in zip(folders, names, strict=True)
@@ -82,6 +82,13 @@ def resolve(model_name: str, text_name_1: str, text_name_2: str, vae_name: str, 
     given = {"model": model_name, "text 1": text_name_1, "text 2": text_name_2, "vae": vae_name}
     kind = model_name.partition(": ")[2] or KINDS[0]
     return [choose_file(role, given, kind) if name.startswith(AUTOMATIC) else name for role, name in given.items()]
+
+
+def say_stand_in(wanted: str, taken: str) -> str:
+    """What Load FLUX says where a kind is missing; a graph for Fill has a guidance that suits no other FLUX.1."""
+    text = f"No FLUX.1 {wanted} here: {taken} is taken."
+    other = wanted == "Fill" and family_of("model", taken) == FLUX and kind_of(taken) != "schnell"
+    return f"{text} Set a guidance of 3.5: 30 is Fill's." if other else text
 
 
 def _file_input(name: str, label: str, choices: list[str], folder: str, tooltip: str) -> io.Input:

@@ -6,11 +6,14 @@ from .template_plan import CONTROLNET, Plan
 
 HUB = "https://huggingface.co"
 
-# File, folder below models/, and an ungated copy of it, as ComfyUI's own Redux template uses.
+# File, folder below models/, and an ungated copy of it, as ComfyUI's own templates use.
 FILES: dict[str, tuple[str, str]] = {
     "flux1-dev.safetensors": ("diffusion_models", "Comfy-Org/flux1-dev/resolve/main"),
     "flux1-schnell.safetensors": ("diffusion_models", "Comfy-Org/flux1-schnell/resolve/main"),
-    "flux1-fill-dev.safetensors": ("diffusion_models", "black-forest-labs/FLUX.1-Fill-dev/resolve/main"),
+    "flux1-fill-dev.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/flux1-dev/resolve/main/split_files/diffusion_models",
+    ),
     "flux1-dev-kontext_fp8_scaled.safetensors": (
         "diffusion_models",
         "Comfy-Org/flux1-kontext-dev_ComfyUI/resolve/main/split_files/diffusion_models",
@@ -67,10 +70,12 @@ ABOUT: dict[str, str] = {
     "schnell": "FLUX.1 [schnell] needs four steps; Redux works with it as it does with dev.\n\nWith few steps a "
     "schedule is coarse: **end_percent** 0.5 is two steps of four.",
     "inpaint": "The mask says what is painted anew, the reference what it is painted like.\n\n1. **boxes** of *What is "
-    "painted anew*: draw it.\n2. **strength**.\n\nMade for FLUX.1 Fill; another model is taken where Fill is missing.",
+    "painted anew*: draw it.\n2. **strength**.\n3. **guidance**: 30 is for FLUX.1 Fill. Where Fill is missing another "
+    "model is taken, as *Load FLUX* then says: FLUX.1 [dev] wants 3.5, the miniature reads none.",
     "kontext": "Kontext reads the **picture** and follows the prompt; *Weigh Reference Latents* says how strongly it "
     "keeps to it, *Apply Redux* adds what a **reference** looks like.\n\n1. **strength** of both.\n2. **prompt**: what "
-    "is to change.\n\nThe miniature has not learned Kontext: with it the graph runs, and that is all it shows.",
+    "is to change.\n3. **guidance**: 2.5 is Kontext's. *Size* has the aspect of the picture.\n\nThe miniature has not "
+    "learned Kontext: with it the graph runs, and that is all it shows.",
     "controlnet": "**Its ControlNet is bypassed: none comes with this pack, and no miniature of one.** Put the file "
     "below in models/controlnet, press R, un-mute *Load ControlNet* (Ctrl+M) and *Apply ControlNet* (Ctrl+B).\n\nThen "
     "edges come from the **picture**, looks from the **reference**. The network reads the reference at strength 1.",

@@ -55,16 +55,22 @@ def inpaint() -> Plan:
     plan.nodes["scale"].collapsed = True
     mask = plan.add("regions", "ReduxRegions", "What is painted anew", (2, 1), layout="drawn boxes",
                     boxes="50, 0, 50, 100", background=("image1", 0))  # fmt: skip
-    plan.group("4  Settings", "apply", "scale", "regions", "inpaint", "size")
-    plan.add("inpaint", "InpaintModelConditioning", "Inpaint", (3, 0), positive=applied, negative=("negative", 0),
+    guided = plan.add("guidance", "FluxGuidance", "Guidance of Fill", (3, 0), conditioning=applied,
+                      guidance=30.0)  # fmt: skip
+    plan.group("4  Settings", "apply", "scale", "regions", "guidance", "inpaint", "size")
+    plan.add("inpaint", "InpaintModelConditioning", "Inpaint", (3, 0), positive=guided, negative=("negative", 0),
              vae=("flux", 2), pixels=scaled, mask=mask, noise_mask=True)  # fmt: skip
-    picture(plan, ("inpaint", 0), 4, negative=("inpaint", 1), latent_image=("inpaint", 2))
+    soft = plan.add("soft", "DifferentialDiffusion", "Soft mask edges", (4, 0), model=("flux", 0), strength=1.0)
+    plan.nodes["soft"].collapsed = True
+    picture(plan, ("inpaint", 0), 4, model=soft, negative=("inpaint", 1), latent_image=("inpaint", 2))
+    plan.groups["5  Picture"].append("soft")
     plan.app = [
         ("image1", "image"),
         ("image2", "image"),
         ("prompt", "text"),
         ("regions", "boxes"),
         ("apply", "strength"),
+        ("guidance", "guidance"),
     ]
     return plan
 
@@ -75,6 +81,7 @@ def kontext() -> Plan:
     models(plan, f"{AUTOMATIC}: Kontext", small=True)
     conditioning = text(plan, "green background", (2, 0))
     tokens = picture_and_reference(plan)
+    plan.nodes["size"].inputs |= {"aspect_ratio": "as the reference", "aspect_ratio.image": ("image1", 0)}
     scaled = plan.add("scale", "ImageScale", "To the model's size", (2, 0), image=("image1", 0), width=("size", 1),
                       height=("size", 2), upscale_method="lanczos", crop="center")  # fmt: skip
     latent = plan.add("latent", "VAEEncode", "Picture to latent", (2, 0), pixels=scaled, vae=("flux", 2))
@@ -85,8 +92,10 @@ def kontext() -> Plan:
     weighed = plan.add("weigh", "ReduxWeighLatents", "Weigh the picture", (2, 0), conditioning=given, picture=0,
                        strength=1.0)  # fmt: skip
     applied = apply(plan, "apply", "Apply Redux", (3, 0), weighed, tokens, strength=0.5)
-    plan.group("4  Settings", "scale", "latent", "given", "weigh", "apply", "size")
-    picture(plan, applied, 4)
+    guided = plan.add("guidance", "FluxGuidance", "Guidance of Kontext", (3, 0), conditioning=applied,
+                      guidance=2.5)  # fmt: skip
+    plan.group("4  Settings", "scale", "latent", "given", "weigh", "apply", "guidance", "size")
+    picture(plan, guided, 4)
     plan.app = [("image1", "image"), ("image2", "image"), ("prompt", "text"), ("weigh", "strength")]
     plan.app.append(("apply", "strength"))
     return plan

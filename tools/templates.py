@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import browser
+from .client import Client
 from .errors import ToolError
 from .host import ROOT, ensure
 from .serve import furnish
@@ -180,6 +181,7 @@ async def make(page: browser.Browser, name: str) -> Path:
 
 async def make_all(url: str, names: list[str], folder: Path) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
+    Client(url).request("/settings/Comfy.TutorialCompleted", True)  # or a dialog covers the screenshots
     async with browser.Browser(url, folder, WINDOW) as page:
         width, height = WINDOW
         await page.call(

@@ -103,6 +103,17 @@ def test_a_kind_that_is_missing_is_known(pack: ModuleType, models: Path) -> None
     assert found == {"dev": True, "Fill": True, "Kontext": False}
 
 
+def test_what_stands_in_for_fill_wants_another_guidance(pack: ModuleType, models: Path) -> None:
+    from redux_control.nodes.flux import say_stand_in
+
+    add_flux(models)
+    assert say_stand_in("Fill", "my-flux.safetensors").endswith("is taken. Set a guidance of 3.5: 30 is Fill's.")
+    without = [("Fill", checkpoints.NAMES.diffusion_models), ("Fill", "four-steps.safetensors"),
+               ("schnell", "my-flux.safetensors")]  # fmt: skip
+    for kind, name in without:
+        assert say_stand_in(kind, name) == f"No FLUX.1 {kind} here: {name} is taken."
+
+
 def test_a_named_file_decides_the_family(pack: ModuleType, models: Path) -> None:
     from redux_control.nodes import flux
 
