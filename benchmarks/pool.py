@@ -4,7 +4,8 @@
 
 A real RabbitMQ, one gateway, and a worker beside each host are programs of their own; the hosts answer as ComfyUI does
 and compute nothing for a set time, so whatever else a job takes is the pool's. Jobs are posted as callers do, each
-with a picture. Times are the job store's own: from a job's making to the moment at which its end is written.
+with a picture. Times are the job store's own: from a job's making to the moment at which its end is written, and in
+between `begun`, until a worker has claimed it, `run`, until its answer, and `told`, until the gateway has written it.
 """
 
 from __future__ import annotations
@@ -42,11 +43,17 @@ from tools.simulated_host import SimulatedHost  # noqa: E402
 ROUTE = "/api/v3/wavespeed-ai/flux-redux-dev"
 SETTLE_SECONDS = 120.0
 TICK = os.sysconf("SC_CLK_TCK")
+HOSTS_A_PROCESS = 4  # so many simulated hosts are never what is measured
+STAGES = """
+SELECT j.created, r.started, r.ended, j.finished FROM redux_jobs j JOIN redux_runs r ON r.id = j.id
+WHERE j.finished IS NOT NULL AND j.created > :after
+"""
 
 
 @dataclass
 class Row:
-    """One case. Times are seconds; `overhead` is what a job took beyond its host's time, `cpu` per job and part."""
+    """One case. Times are seconds; `overhead` is what a job took beyond its host's time, `stages` is what of it went
+    by where, `cpu` per job and part."""
 
     hosts: int
     jobs: int
@@ -56,11 +63,12 @@ class Row:
     rate: float = 0.0
     accepted: list[float] = field(default_factory=list)
     overhead: list[float] = field(default_factory=list)
+    stages: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
 
 
 def serve_hosts(ports: list[int], seconds: float) -> None:
-    """All simulated hosts in one process, so that they take little from what is measured."""
+    """Several simulated hosts in one process, so that they take little from what is measured."""
 
     async def run() -> None:
         for port in ports:
@@ -84,8 +92,11 @@ class Bench:
 
     def __enter__(self) -> Bench:
         ports = [free_port() for _ in range(self.count)]
-        self.hosts = multiprocessing.get_context("spawn").Process(target=serve_hosts, args=(ports, self.seconds))
-        self.hosts.start()
+        parts = [ports[first : first + HOSTS_A_PROCESS] for first in range(0, self.count, HOSTS_A_PROCESS)]
+        process = multiprocessing.get_context("spawn").Process
+        self.hosts = [process(target=serve_hosts, args=(part, self.seconds)) for part in parts]
+        for host in self.hosts:
+            host.start()
         self.gateway = self.pool.add_gateway()
         for index, port in enumerate(ports):
             self.pool.add_worker(f"{index:02}", f"http://127.0.0.1:{port}")
@@ -95,8 +106,9 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self.engine.dispose()
         self.pool.stop()
-        self.hosts.kill()
-        self.hosts.join()
+        for host in self.hosts:
+            host.kill()
+            host.join()
 
     def measure(self, jobs: int, rate: float) -> Row:
         """Post jobs at a rate (0: all at once), and wait for the last."""
@@ -108,9 +120,14 @@ class Bench:
             assert time.monotonic() < end, f"{jobs - len(found)} jobs do not end"
             time.sleep(0.25)
         row.cpu = {name: (used - cpu[name]) / jobs for name, used in self._cpu().items()}
-        row.seconds = max(finished for _, finished in found) - began
+        row.seconds = max(job.finished for job in found) - began
         row.rate = jobs / row.seconds
-        row.overhead = [finished - created - self.seconds for created, finished in found]
+        row.overhead = [job.finished - job.created - self.seconds for job in found]
+        row.stages = {
+            "begun": [job.started - job.created for job in found],
+            "run": [job.ended - job.started - self.seconds for job in found],
+            "told": [job.finished - job.ended for job in found],
+        }
         return row
 
     def _wait_for_workers(self) -> None:
@@ -126,10 +143,9 @@ class Bench:
     def _last(self) -> float:
         return float(self._scalar("SELECT coalesce(max(created), 0) FROM redux_jobs"))
 
-    def _ended(self, after: float) -> list[tuple[float, float]]:
-        query = sa.text("SELECT created, finished FROM redux_jobs WHERE finished IS NOT NULL AND created > :after")
+    def _ended(self, after: float) -> list[Any]:
         with self.engine.connect() as connection:
-            return [(row.created, row.finished) for row in connection.execute(query, {"after": after})]
+            return list(connection.execute(sa.text(STAGES), {"after": after}))
 
     def _scalar(self, query: str) -> Any:
         with self.engine.connect() as connection:
@@ -190,10 +206,11 @@ def describe(row: Row) -> str:
     ms = [1000 * value for value in sorted(row.overhead)]
     cpu = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in row.cpu.items())
     accepted = 1000 * statistics.median(row.accepted)
+    stages = ", ".join(f"{name} {1000 * statistics.median(times):.1f}" for name, times in row.stages.items())
     return (
         f"{row.hosts:2} hosts of {row.host_seconds:g} s, {row.jobs} jobs at {row.asked_rate:g}/s: {row.seconds:.2f} s, "
         f"{row.rate:.1f} jobs/s; accepted in {accepted:.1f} ms; beyond the host's time {statistics.median(ms):.1f} ms "
-        f"(19 of 20 below {ms[int(0.95 * len(ms))]:.1f}); CPU ms a job: {cpu}"
+        f"(19 of 20 below {ms[int(0.95 * len(ms))]:.1f}), of it {stages}; CPU ms a job: {cpu}"
     )
 
 
@@ -212,7 +229,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder, Broker(Path(folder)) as broker:
         for rate in [float(text) for text in args.rate.split(",") if float(text)]:
-            count = args.rate_hosts or max(2, round(rate * 0.1 * 1.6))
+            count = args.rate_hosts or max(2, round(rate * 0.1 * 2.4))  # so that a job finds a free one
             with bench(broker, count, 0.1, args.store) as made:
                 rows.append(made.measure(round(rate * args.seconds), rate))
                 print(describe(rows[-1]), flush=True)
