@@ -1,4 +1,4 @@
-"""The Triton kernel of `fused.py`; importing this imports Triton."""
+"""The Triton kernels of `fused.py`; importing this imports Triton."""
 
 # mypy: ignore-errors
 import triton
@@ -41,3 +41,35 @@ def merge_rows(
         mixed += e3[:, None] * tl.load(part3 + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + place, (mixed / weight[:, None]).to(out.dtype.element_ty), mask=inside)
     tl.store(total + row, top + tl.log(weight), mask=here)
+
+
+@triton.jit
+def mixture_logits(
+    lse, share, out, count, rows, heads, length, stride_n, stride_b, stride_h, stride_l,
+    MASKED: tl.constexpr, MOST: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """out_k = log of what part k counts in the mixture (`share.py`), for ROWS rows of `count` parts, MOST at most.
+
+    With T_j the log-sum-exp of the parts whose share is at least s_j, and d_j what s_j is above the next lower share,
+    part k counts the sum of d_j exp(lse_k - T_j) over all s_j up to s_k. Nothing is sorted: parts are compared in
+    pairs, of equal shares the earlier one as the larger.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    part = tl.arange(0, MOST)
+    inside = (row < rows)[:, None] & (part < count)[None, :]
+    batch, head, query = row // (heads * length), (row // length) % heads, row % length
+    place = batch.to(tl.int64) * stride_b + head.to(tl.int64) * stride_h + query.to(tl.int64) * stride_l
+    own = part.to(tl.int64)[None, :]
+    logit = tl.load(lse + own * rows + row[:, None], mask=inside, other=MASKED)
+    level = tl.load(share + own * stride_n + place[:, None], mask=inside, other=-1.0)
+    upper, lower = level[:, :, None], level[:, None, :]  # of i (or k) and j
+    above = (upper > lower) | ((upper == lower) & (part[:, None] <= part[None, :])[None, :, :])
+    logits = tl.broadcast_to(logit[:, :, None], ROWS, MOST, MOST)
+    top = tl.max(tl.where(above, logits, 2 * MASKED), axis=1)
+    total = top + tl.log(tl.sum(tl.where(above, tl.exp(logits - top[:, None, :]), 0.0), axis=1))
+    below = tl.max(tl.where(above, 0.0, tl.broadcast_to(upper, ROWS, MOST, MOST)), axis=1)
+    width = tl.where(level < 0, 0.0, level - tl.maximum(below, 0.0))
+    empty = (total < MASKED / 2)[:, None, :]
+    counted = tl.where(empty, (part == 0).to(tl.float32)[None, :, None], tl.exp(logits - total[:, None, :]))
+    found = tl.sum(tl.where(above, width[:, None, :] * counted, 0.0), axis=2)
+    tl.store(out + own * rows + row[:, None], tl.log(tl.maximum(found, 1e-37)), mask=inside)

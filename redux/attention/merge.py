@@ -21,10 +21,10 @@ from torch import Tensor
 
 from .amounts import MASKED
 from .backends import run_kernel
-from .fused import PARTS, can_fuse, fuse_
+from .fused import PARTS, can_fuse, fuse_, mixture_logits
 from .groups import Group, GroupPlan
 from .runs import KeyRuns
-from .share import coefficients
+from .share import coefficients, shares_beside_one
 
 Attend = Callable[[Group], tuple[Tensor, Tensor]]
 
@@ -139,30 +139,32 @@ def _mix(
 ) -> list[tuple[_Merged, Tensor | None]]:
     """Fold the groups with shares below one into the output of `base`; what counts how much in it."""
     merged = [_merge([group for group in groups if group.has_share(share)], attend) for share in plan.shares]
-    found = coefficients(base.total_BHL, [one.total_BHL for one in merged], plan, base.can_be_fully_masked)
-    held_BHL = 1 - sum(found[1:], start=found[0])
-    parts = [base.out_BHLD, *(one.out_BHLD for one in merged)]
+    parts, lses = [one.out_BHLD for one in (base, *merged)], [one.total_BHL for one in (base, *merged)]
     if can_fuse(base.out_BHLD):
-        _blend_(parts, [held_BHL, *found])
+        found_nBHL = _blend_(parts, lses, plan)
     else:
-        _step_(parts, [held_BHL, *found])
-    return [(base, held_BHL), *zip(merged, found, strict=True)]
+        found_nBHL = _step_(parts, lses, plan, base.can_be_fully_masked)
+    return list(zip([base, *merged], found_nBHL, strict=True))
 
 
-def _blend_(parts: list[Tensor], coefficients_BHL: list[Tensor]) -> None:
-    """The sum of parts and coefficients, which are 1 together, into the first part: a merge by their logarithms."""
-    lses = [coefficient_BHL.clamp(min=1e-30).log_() for coefficient_BHL in coefficients_BHL]
+def _blend_(parts: list[Tensor], lses: list[Tensor], plan: GroupPlan) -> Sequence[Tensor]:
+    """The mixture into the first part, and what each counts in it: a merge by the logarithms of that."""
+    logits_nBHL = mixture_logits(lses, shares_beside_one(plan, lses[0].device))
+    first = logits_nBHL[0]
     for start in range(1, len(parts), PARTS - 1):
         some = slice(start, start + PARTS - 1)
-        lses[0] = fuse_([parts[0], *parts[some]], [lses[0], *lses[some]])
+        first = fuse_([parts[0], *parts[some]], [first, *logits_nBHL[some]])
+    return logits_nBHL.exp().unbind()
 
 
-def _step_(parts: list[Tensor], coefficients_BHL: list[Tensor]) -> None:
-    """The same one after the other, without the kernel."""
-    so_far_BHL = coefficients_BHL[0]
-    for part, coefficient_BHL in zip(parts[1:], coefficients_BHL[1:], strict=True):
+def _step_(parts: list[Tensor], lses: list[Tensor], plan: GroupPlan, can_be_fully_masked: bool) -> Sequence[Tensor]:
+    """The same one after the other, without the kernels."""
+    found = coefficients(lses[0], lses[1:], plan, can_be_fully_masked)
+    held_BHL = so_far_BHL = 1 - sum(found[1:], start=found[0])
+    for part, coefficient_BHL in zip(parts[1:], found, strict=True):
         weight_BHL = coefficient_BHL
-        if len(parts) > 2:
+        if len(found) > 1:
             so_far_BHL = so_far_BHL + coefficient_BHL
             weight_BHL = coefficient_BHL / so_far_BHL.clamp(min=1e-30)
         parts[0].lerp_(part, weight_BHL.unsqueeze(-1).to(part.dtype))
+    return [held_BHL, *found]

@@ -31,6 +31,7 @@ from .amounts import MASKED, Share
 from .groups import Group, GroupPlan, join_groups
 
 _made: WeakKeyDictionary[GroupPlan, dict[bool, tuple[tuple[GroupPlan, Share], ...]]] = WeakKeyDictionary()
+_stacked: WeakKeyDictionary[GroupPlan, dict[torch.device, Tensor]] = WeakKeyDictionary()
 
 
 def coefficients(total_BHL: Tensor, lses: Sequence[Tensor], plan: GroupPlan, can_be_fully_masked: bool) -> list[Tensor]:
@@ -51,6 +52,17 @@ def coefficients(total_BHL: Tensor, lses: Sequence[Tensor], plan: GroupPlan, can
         return _descend(total_BHL, lses, levels, can_be_fully_masked)
     found = _descend(total_BHL, [lses[place] for place in places], levels, can_be_fully_masked)
     return [coefficient for _, coefficient in sorted(zip(places, found, strict=True), key=lambda pair: pair[0])]
+
+
+def shares_beside_one(plan: GroupPlan, device: torch.device) -> Tensor:
+    """The different shares behind a first one of 1, fp32 [shares + 1, b, h, l]; made once for a plan and device."""
+    made = _stacked.setdefault(plan, {})
+    if device not in made:
+        with torch.inference_mode(False):
+            rows = [torch.as_tensor(share, dtype=torch.float32, device=device) for share in (1.0, *plan.shares)]
+            rows = torch.broadcast_tensors(*(row.expand(1, 1, 1) if row.ndim < 3 else row for row in rows))
+            made[device] = torch.stack(rows)
+    return made[device]
 
 
 def _descend(

@@ -60,8 +60,8 @@ def mixture(groups: list, pictures: list) -> Callable[..., Tensor]:
     without = attend_by([(start, stop, torch.where(rows < 1, 0.0, 1.0)), *pictures], "weight")
 
     def attend(*args: Any, **options: Any) -> Tensor:
-        share = rows[:, :, None]
-        return share * with_it(*args, **options) + (1 - share) * without(*args, **options)
+        out = with_it(*args, **options)
+        return torch.lerp(without(*args, **options), out, rows[:, :, None].to(out))
 
     return attend
 
@@ -79,7 +79,7 @@ def test_beside_a_negative(scene: Any, shared: bool) -> None:
         out = weighed(*args, **options)
         if not shared:
             rows = [kinds[row * len(kinds) // len(out)] for row in range(len(out))]
-            out = torch.where(torch.tensor(rows)[:, None, None] == 1, plain(*args, **options), out)
+            out = torch.where(torch.tensor(rows, device=out.device)[:, None, None] == 1, plain(*args, **options), out)
         return out
 
     model, calls = count_calls(scene.flux)
@@ -133,7 +133,7 @@ def test_each_picture_has_a_map(scene: Any, monkeypatch: pytest.MonkeyPatch, red
 
     def attend(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
         logits = q @ k.mT * q.shape[-1] ** -0.5
-        logits[..., start:stop] += rows.log()[:, None, :, None]
+        logits[..., start:stop] += rows.log()[:, None, :, None].to(logits.device)
         weights = logits.softmax(-1)
         lengths = [high - low for low, high in zip(edges, edges[1:], strict=False)]
         reference, text, image, *pictures = weights[:, :, edges[2] : start].split(lengths, dim=-1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from redux.attention import fused, merge, weighted_attention
+from redux.attention import fused, weighted_attention
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -32,44 +32,66 @@ for dtype, count, limit in [(torch.float32, 2, 1e-6), (torch.float16, 3, 1e-3), 
     assert (parts[0].double() - expected).abs().max() < limit, dtype
     torch.testing.assert_close(total.double(), torch.stack(logits).double().logsumexp(0), atol=1e-5, rtol=1e-6)
     assert all(torch.equal(part, old) for part, old in zip(parts[1:], before[1:]))
+
+def brute(lses, shares):
+    lse, level = torch.stack(lses).double(), shares.double().expand(len(lses), *lses[0].shape)
+    there = lse > -1e29
+    found, bounds = torch.zeros_like(lse), level.sort(0, descending=True).values
+    for j in range(len(lses)):
+        width = bounds[j] - (bounds[j + 1] if j + 1 < len(lses) else 0)
+        inside = (level >= bounds[j]) & there
+        share = lse.where(inside, torch.tensor(-torch.inf).double()).softmax(0).nan_to_num(0)
+        share[0] += ~inside.any(0)  # nothing to read counts as zeros do, and those are in the first part
+        found += width * share
+    return found
+
+assert fused._probe(torch.device("cpu"), torch.float32, 16) == ""
+for count in (2, 3, 4, 7, 9):
+    lses = [torch.randn(2, 3, 37) * 8 for _ in range(count)]
+    lses[0][0, 1, :9] = -1e30
+    lses[-1][:, :, 5:20] = -1e30
+    shares = torch.rand(count, 2, 1, 37).round(decimals=1)  # some are equal, some 0
+    shares[-1] *= torch.arange(37) > 3
+    for given in (shares, shares[:, :1, :, :1], shares[..., 4:5].expand(count, 2, 3, 1)):
+        given = given.clone()
+        given[0] = 1
+        found = fused.mixture_logits(lses, given).double().exp()
+        torch.testing.assert_close(found, brute(lses, given), atol=2e-6, rtol=2e-5)
+print("equal")
+"""
+
+
+WHOLE = """
+import torch
+from redux.attention import merge, weighted_attention_and_shares
+torch.manual_seed(0)
+q, k, v = (torch.randn(2, 3, 70, 16) for _ in range(3))
+some = torch.rand(70).where(torch.arange(70) > 20, 0.0)  # nothing for some queries
+for count in (1, 3, 6):
+    for size in (10, 70 // count):  # the second leaves no keys beside the shares
+        groups = [(size * i, size * i + size, 0.2 * i, some if i == 1 else 0.9 - 0.1 * i) for i in range(count)]
+        merge.can_fuse = lambda _: False
+        stepwise = weighted_attention_and_shares(q, k, v, groups, backend="cpu")
+        merge.can_fuse = lambda _: True
+        for found, expected in zip(weighted_attention_and_shares(q, k, v, groups, backend="cpu"), stepwise):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 print("equal")
 """
 
 
 @needs_triton
-def test_the_kernel_in_the_interpreter(root: Path) -> None:
+@pytest.mark.parametrize("script", [SCRIPT, WHOLE], ids=["kernels", "attention"])
+def test_in_the_interpreter(script: str, root: Path) -> None:
     """In a process of its own, since Triton asks for its interpreter when it defines a kernel."""
     environ = {"TRITON_INTERPRET": "1", "PATH": "", "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environ, cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], env=environ, cwd=root, capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr
 
 
 def test_without_triton_or_a_compiler_torch_merges(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not fused.can_fuse(torch.zeros(1, 1, 1, 64)), "not on a CPU"
-    monkeypatch.setattr(fused, "_load_kernel", lambda: (_ for _ in ()).throw(FileNotFoundError("no C compiler")))
+    monkeypatch.setattr(fused, "_load_kernels", lambda: (_ for _ in ()).throw(FileNotFoundError("no C compiler")))
     assert fused._probe(torch.device("cpu"), torch.float32, 16) == "FileNotFoundError: no C compiler"
-
-
-@pytest.mark.parametrize("count", [1, 3, 6])
-def test_shares_are_mixed_by_the_kernel_as_step_by_step(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where one is 0 for some queries and where nothing but the shares is there; in torch, which a CPU has."""
-
-    def in_torch(parts: list[torch.Tensor], lses: list[torch.Tensor]) -> torch.Tensor:
-        assert 2 <= len(parts) == len(lses) <= fused.PARTS
-        share = torch.stack(lses).softmax(0).unsqueeze(-1)
-        parts[0].copy_(sum(part * some for part, some in zip(parts, share, strict=True)))
-        return torch.stack(lses).logsumexp(0)
-
-    generator = torch.Generator().manual_seed(count)
-    q, k, v = (torch.randn(2, 3, 70, 16, generator=generator) for _ in range(3))
-    some = torch.rand(70, generator=generator).where(torch.arange(70) > 20, 0.0)
-    for size in (10, 70 // count):
-        groups = [(size * i, size * i + size, 0.2 * i, some if i == 1 else 0.9 - 0.1 * i) for i in range(count)]
-        stepwise = weighted_attention(q, k, v, groups, backend="cpu")
-        with monkeypatch.context() as patch:
-            patch.setattr(merge, "can_fuse", lambda _: True)
-            patch.setattr(merge, "fuse_", in_torch)
-            torch.testing.assert_close(weighted_attention(q, k, v, groups, backend="cpu"), stepwise)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
