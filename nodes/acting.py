@@ -18,6 +18,8 @@ from .presets import NONE, preset_choices
 
 BATCHES = ["joint", "per image"]
 MAX_STRENGTH = 10.0  # the slider ends at 2, where it still has fine steps; more can come from a wire or the API
+# How sliders move. The page cuts what is typed to the digits of the step, so that three need a step below 0.01.
+SLIDER: dict[str, Any] = {"step": 0.005, "round": 0.001, "display_mode": io.NumberDisplay.slider}
 
 
 def put_in(
@@ -156,9 +158,7 @@ def schedule_inputs(who: str, outside: str = "") -> list[io.Input]:
             default=default,
             min=0.0,
             max=1.0,
-            step=0.01,
-            round=0.001,
-            display_mode=io.NumberDisplay.slider,
+            **SLIDER,
             tooltip=f"When the {who} {verb} to act: 0 is the first step, 1 the last.{outside}",
         )
         for name, default, verb in (("start_percent", 0.0, "begins"), ("end_percent", 1.0, "ceases"))

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..redux.reference import Reference
 from ..redux.schedule import Schedule
 from ..redux.tokens import ReduxTokens
-from .acting import MAX_STRENGTH, are_numbers, optional_inputs, put_in
+from .acting import MAX_STRENGTH, SLIDER, are_numbers, optional_inputs, put_in
 from .host.prompt_graph import influence_wanted
 from .presets import NONE, block_weights, fingerprint
 from .types import CATEGORY, ReduxTokensType
@@ -112,9 +112,7 @@ def _inputs() -> list[io.Input]:
             default=1.0,
             min=0.0,
             max=2.0,
-            step=0.01,
-            round=0.001,
-            display_mode=io.NumberDisplay.slider,
+            **SLIDER,
             tooltip="0 is exactly the picture without the reference, 1 plain Redux; between them it moves evenly, and "
             "the prompt begins to win below 0.5. Above 1 the reference gains little. See response.",
         ),

@@ -9,7 +9,7 @@ from ..redux.reference import Reference
 from ..redux.schedule import Schedule
 from ..redux.sweep import MAX_VALUES, draw_sheet, parse_values
 from ..redux.tokens import ReduxTokens
-from .acting import MAX_STRENGTH, are_numbers, optional_inputs, put_in
+from .acting import MAX_STRENGTH, SLIDER, are_numbers, optional_inputs, put_in
 from .host.latent import repeat_latent
 from .host.prompt_graph import influence_wanted
 from .image_file import check_pictures
@@ -185,9 +185,7 @@ def _inputs() -> list[io.Input]:
             default=1.0,
             min=0.0,
             max=2.0,
-            step=0.01,
-            round=0.001,
-            display_mode=io.NumberDisplay.slider,
+            **SLIDER,
             tooltip="Of all images, while the values are ends. Otherwise the values count.",
         ),
         *optional_inputs(),

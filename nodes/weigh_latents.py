@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..redux.reference import RESPONSES, Reference
 from ..redux.schedule import Schedule
-from .acting import MAX_STRENGTH, are_numbers, check_region, schedule_inputs
+from .acting import MAX_STRENGTH, SLIDER, are_numbers, check_region, schedule_inputs
 from .host.conditioning import weigh_pictures
 from .host.mask import read_mask
 from .host.prompt_graph import influence_wanted
@@ -87,9 +87,7 @@ def _inputs() -> list[io.Input]:
             default=1.0,
             min=0.0,
             max=2.0,
-            step=0.01,
-            round=0.001,
-            display_mode=io.NumberDisplay.slider,
+            **SLIDER,
             tooltip="0: nothing reads the picture. 1: as without this node. Between them it moves evenly.",
         ),
         io.Mask.Input(

@@ -12,6 +12,9 @@ APART = 7  # wires that share a gap
 FAR = 250  # from here on a wire between neighbouring columns keeps to the gap between them
 COLLAPSED = 225  # as wide as Nodes 2.0 draws a collapsed node
 NOTE = "note"
+SLIDERS = ("ReduxApply", "ReduxSweep", "ReduxWeighLatents")
+WIDEST = 1755  # of a template that opens at 60 % in a window of 1440 x 800
+WIDEST_COLUMN = 360
 
 Sizes = dict[str, list[float]]
 
@@ -34,6 +37,17 @@ def place(plan: Plan, sizes: Sizes) -> Sizes:
     first, span = plan.note
     positions[NOTE] = [left_of(plan, first), max(ends[first : first + span])]
     return positions
+
+
+def widened(plan: Plan) -> tuple[int, ...]:
+    """The columns, of which those with sliders share what room is left: in Nodes 2.0 a slider has what the rest of its
+    node leaves, and moved by a tenth for each pixel."""
+    wide = {node.column for node in plan.nodes.values() if node.kind in SLIDERS}
+    spare = WIDEST - sum(plan.columns) - GAP * (len(plan.columns) - 1)
+    more = spare // max(len(wide), 1)
+    return tuple(
+        min(width + more, WIDEST_COLUMN) if column in wide else width for column, width in enumerate(plan.columns)
+    )
 
 
 def left_of(plan: Plan, column: int) -> float:

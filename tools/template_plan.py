@@ -19,7 +19,7 @@ SMALL_PICTURE = 340  # of Load Image where two stand above one another
 BYPASSED, MUTED = 4, 2
 # No column is narrower than Nodes 2.0 draws a node.
 COLUMNS = (260, 270, 260, 250, 400)
-NARROW = (230, 235, 230, 230, 230, 345)  # for a template with a column more
+NARROW = (230, 235, 230, 230, 230, 315)  # for a template with a column more
 HEIGHTS = {"LoadImage": 380, "ReduxEncode": 380, "SaveImage": 460, "ReduxSaveImage": 490, "CLIPTextEncode": 120}
 
 Link = tuple[str, int]

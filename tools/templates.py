@@ -27,7 +27,7 @@ from .serve import furnish
 from .server import Server
 from .signals import end_on_signals
 from .template_graphs import PLANS
-from .template_layout import GAP, bounds, place, routes
+from .template_layout import GAP, bounds, place, routes, widened
 from .template_notes import TITLES, note
 from .template_plan import Plan
 
@@ -143,6 +143,7 @@ def own(node: dict[str, Any]) -> None:
 async def make(page: browser.Browser, name: str) -> Path:
     """Write one template."""
     plan = PLANS[name]()
+    plan.columns = widened(plan)
     graph = plan.api((0, 2, 4))
     numbers = plan.numbers()
     wanted = {

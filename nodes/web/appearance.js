@@ -1,9 +1,10 @@
 // How the pack's nodes look on the canvas and where the page offers them: colours of the wires between them, a colour
-// of their titles, and their place in the menu that opens when a wire is dropped on the canvas.
+// of their titles, room for their sliders, and their place in the menu that opens when a wire is dropped on the canvas.
 import { app } from "../../scripts/app.js";
 
 const WIRES = { REDUX_TOKENS: "#2fd3c4", REDUX_MODEL: "#c9916b" }; // unlike those of ComfyUI's own types
 const TITLE = "#28474a";
+const SLIDER_WIDTH = 340; // of a new node; in Nodes 2.0 names and numbers leave 200 less to the slider itself
 const AFTER = { IMAGE: ["ReduxEncode"], MASK: ["ReduxApply", "ReduxEncode"], CONDITIONING: ["ReduxApply", "ReduxKeep"] };
 const BEFORE = { CONDITIONING: ["ReduxApply"], MASK: ["ReduxRegions"] };
 
@@ -39,7 +40,10 @@ app.registerExtension({
   },
   refreshComboInNodes: offer, // nodes are registered anew, which makes the tables anew
   nodeCreated(node) {
-    if (!node.comfyClass?.startsWith("Redux") || !isOurs(node)) return;
+    if (!node.comfyClass?.startsWith("Redux")) return;
+    if (node.widgets?.some(({ type }) => type === "slider"))
+      node.setSize([Math.max(node.size[0], SLIDER_WIDTH), node.size[1]]); // a saved graph brings its own size after this
+    if (!isOurs(node)) return;
     node.color ??= TITLE;
     colorWires(); // the page may have taken a palette since
   },

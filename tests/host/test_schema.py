@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,14 @@ def test_numbers_have_ranges_and_defaults(schema: Any) -> None:
             assert item.step, item.id
         if item.io_type == "COMBO" and item.default is not None:
             assert item.default in item.options, item.id
+
+
+def test_sliders_keep_three_digits(schema: Any) -> None:
+    """ComfyUI's page cuts a number that is typed to the digits of its step, whatever `round` says."""
+    for item in flatten(schema.inputs):
+        if getattr(item, "display_mode", None) is not None:
+            digits = max(0, -math.floor(math.log10(item.step)))
+            assert digits >= 3 and item.round == 0.001, item.id
 
 
 # What an input that an older graph does not name means, where new nodes begin with another value.

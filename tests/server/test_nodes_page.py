@@ -1,5 +1,5 @@
 """The pack's nodes on ComfyUI's real page, in both renderings: sentences that come and go, regions that stay in their
-node, colours, and where the page offers them."""
+node, room for sliders, colours, and where the page offers them."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ SET = """(() => {
   node.widgets.find(({name}) => name === "%s").value = %s;
 })()"""
 HEIGHT = "app.graph._nodes.find(({type}) => type === 'ReduxRegions').size[1]"
+SLIDER = """(() => {
+  const node = LiteGraph.createNode(%s), strength = node.widgets.find(({name}) => name === "strength");
+  strength.callback.call(strength, 0.1231);  // as the page calls it for what is typed
+  return [node.size[0], strength.value];
+})()"""
 ORANGE = """(() => {  // how much of the canvas has the colour of region 1, and of its fading edge
   const canvas = document.querySelector("canvas.redux-regions"), {width, height} = canvas;
   const row = canvas.getContext("2d").getImageData(0, height >> 1, width, 1).data;
@@ -86,6 +91,13 @@ async def regions_stay_in_their_node(page: browser.Browser, shots: Path, renderi
     assert refused == {"Box 1, '0, 0, 120, 10', leaves the picture, which is 0 to 100 percent wide and high."}
 
 
+async def sliders_have_room(page: browser.Browser) -> None:
+    """A new node leaves them 140 pixels in Nodes 2.0, and what is typed keeps three digits."""
+    for kind in ("ReduxApply", "ReduxSweep", "ReduxWeighLatents"):
+        width, value = await page.evaluate(SLIDER % json.dumps(kind))
+        assert width >= 340 and value == 0.123, kind
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("rendering", ["classic", "nodes-2.0"])
 def test_sentences_and_regions(server: Server, client: Client, tmp_path: Path, rendering: str) -> None:
@@ -100,6 +112,7 @@ def test_sentences_and_regions(server: Server, client: Client, tmp_path: Path, r
             await regions_stay_in_their_node(page, shots, rendering)
             if rendering == "classic":
                 await offers(page)
+                await sliders_have_room(page)
             else:
                 assert await page.evaluate(VARIABLE) == "#2fd3c4"
 
