@@ -143,7 +143,7 @@ def test_each_picture_has_a_map(scene: Any, monkeypatch: pytest.MonkeyPatch, red
 
     scene.sample(with_pictures(scene.plain(tokens) if redux else scene.text), dense_model(scene, attend))
     dense = torch.stack(collected).mean(0).unflatten(-1, (8, 8))
-    assert torch.allclose(result.maps_BSyx, dense, atol=1e-5)
+    assert torch.allclose(result.maps_BSyx.cpu(), dense.cpu(), atol=1e-5)
     sheets = scene.nodes["ReduxInfluence"].execute(mine, torch.rand(1, 128, 128, 3)).args[0]
     assert sheets.ndim == 4
 
