@@ -29,7 +29,7 @@ from redux import ReduxConfig, ReduxModel, SiglipConfig
 from . import sampling
 from .autoencoder import build_encoder, load_autoencoder
 from .batches import SHARES, Batch, Batches, bicubic_matrix, pixel_values
-from .common import channels_last, save_atomically
+from .common import channels_last, half, save_atomically
 from .models import Flux, FluxConfig
 from .optimizer import Optimizer, rate_at
 from .scenes import Emoji
@@ -89,7 +89,7 @@ def velocity_loss(model: Miniature, batch: Batch, matrix: Tensor) -> Tensor:
     time_B = torch.sigmoid(TIME_MEAN + TIME_DEVIATION * torch.randn(len(latents), device=latents.device))
     blend = time_B[:, None, None, None]
     pixels = None if batch.references is None else pixel_values(batch.references, matrix)
-    with torch.autocast(latents.device.type, torch.bfloat16):
+    with half(latents.device):
         velocity = model((1 - blend) * latents + blend * noise, time_B, batch.words, pixels, batch.mask)
     return (velocity.float() - (noise - latents)).pow(2).mean()
 
@@ -121,7 +121,7 @@ class Trainer:
 
         @torch.no_grad()
         def encode(pictures: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with half(self.device):
                 latents = run(pictures.to(memory_format=torch.channels_last))
             return (latents.float() - shift) / scale
 

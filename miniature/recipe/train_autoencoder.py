@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import build_decoder, build_encoder
-from .common import channels_last, save_atomically
+from .common import channels_last, half, save_atomically
 from .scenes import Emoji, make_scenes
 
 RATE = 1e-3
@@ -70,7 +70,7 @@ def train(emoji: Emoji, path: Path, arguments: argparse.Namespace) -> dict[str, 
         step, total = state["step"], arguments.total or before + arguments.seconds
         optimizer.param_groups[0]["lr"] = rate_at((before + spent) / total, step)
         pictures = draw_pictures(emoji, arguments.batch).to(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half(device):
             latents = encode(pictures)
             strength = torch.rand(len(latents), 1, 1, 1, device=device) * NOISE
             output = decode(latents + torch.randn_like(latents) * strength)
@@ -85,7 +85,7 @@ def train(emoji: Emoji, path: Path, arguments: argparse.Namespace) -> dict[str, 
             psnr = float((-10 * error.clamp(min=1e-9).log10()).mean())
             state["history"].append((round(before + spent, 1), loss.item(), psnr))
             print(f"autoencoder {step} {before + spent:.0f} s loss {loss.item():.4f} psnr {psnr:.2f}", flush=True)
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad(), half(device):
         latents = encoder(draw_pictures(emoji, min(1024, 8 * arguments.batch)).to(memory_format=torch.channels_last))
     weights = {"encoder": encoder.state_dict(), "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
     moments = {"shift": float(latents.float().mean()), "scale": float(latents.float().std())}
