@@ -169,6 +169,8 @@ class PoolBackend:
             # Whoever has written the end of one by now, here is a caller who does not know it yet.
             return await asyncio.to_thread(self.runs.get, heard & set(ids))
         moved = await asyncio.to_thread(self.runs.moved)
+        # What is not among them may wait, or another gateway has just written its end, and the word of it is here.
+        self.store.refresh()
         self.looked = time.monotonic()
         return moved
 

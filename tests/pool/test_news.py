@@ -21,9 +21,9 @@ news, apps, backends, runners = load("pool.news"), load("pool.app"), load("pool.
 jobs, runs, settings, pools = load("jobs"), load("pool.runs"), load("settings"), load("pool.settings")
 ORDER = jobs.Order("x.png", 16, 16, 1, 1, 1.0, 1)
 DONE = load("backend").Finished(outputs=("outputs/a.png",))
-FAR = 60.0
+FAR = 240.0
 """Seconds to the next look without word."""
-SOON = 10.0
+SOON = 60.0
 
 
 class Scene:
@@ -46,7 +46,7 @@ class Scene:
         await self.backend.close()
 
     async def listens(self, is_so: bool = True) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while self.backend.listener.listens is not is_so:
             assert time.monotonic() < end
             await asyncio.sleep(0.02)
@@ -138,6 +138,27 @@ def test_an_end_that_came_by_the_store_is_told(tmp_path: Path) -> None:
         assert (await asyncio.wait_for(waiter, SOON)).status == jobs.COMPLETED
         other.close()
 
+    play(act, tmp_path, f"amqp://redux@127.0.0.1:{free_port()}/", "x")
+
+
+@pytest.mark.usefixtures("far")
+def test_an_end_that_another_gateway_has_written_before_all_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then no run tells of it, and this gateway's picture of the store is too young to be renewed by itself."""
+
+    async def act(scene: Scene) -> None:
+        job = scene.put()
+        waiter = asyncio.create_task(scene.runner.wait(job, FAR / 2))
+        await asyncio.sleep(0)
+        other = load("pool.store").PoolStore(scene.pool.store)
+        own = runs.Runs(other.database, 6.0)
+        assert own.finish(job.id, own.claim(job.id, "a").attempt, DONE)
+        other.update(other.get(job.id), status=jobs.COMPLETED, finished=time.time())
+        assert (await asyncio.wait_for(waiter, SOON)).status == jobs.COMPLETED
+        other.close()
+
+    monkeypatch.setattr(load("pool.store"), "LOOK_SECONDS", FAR)
     play(act, tmp_path, f"amqp://redux@127.0.0.1:{free_port()}/", "x")
 
 
