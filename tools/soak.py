@@ -57,10 +57,15 @@ class Life:
 
 
 class Soak:
-    """Args: `folder` is emptied by the caller; `seed` decides when `misfortunes` come."""
+    """Args: `folder` is emptied by the caller; `seed` decides when `misfortunes` come.
 
-    def __init__(self, folder: Path, minutes: float, seed: int = 1, misfortunes: Iterable[str] = FAULTS) -> None:
-        self.misfortunes = list(misfortunes)
+    So many `quiet_jobs` at least are taken after the last misfortune, however slow the machine.
+    """
+
+    def __init__(
+        self, folder: Path, minutes: float, seed: int = 1, misfortunes: Iterable[str] = FAULTS, quiet_jobs: int = 0
+    ) -> None:
+        self.misfortunes, self.quiet_jobs = list(misfortunes), quiet_jobs
         self.seconds, self.random = 60 * minutes, random.Random(seed)
         self.disk = SmallDisk(folder / "disk")
         base = folder / "comfyui"
@@ -80,6 +85,7 @@ class Soak:
             self.callers.start()
             try:
                 self._suffer()
+                self._calm()
             finally:
                 self.callers.stop()
             problems = self.callers.settle(DRAIN_SECONDS) if self._alive() else ["The server is gone."]
@@ -114,6 +120,11 @@ class Soak:
             pause = time.monotonic() + min(self.random.uniform(2, 12), self.seconds / 20)
             while time.monotonic() < pause:
                 self.sample()
+
+    def _calm(self) -> None:
+        wanted, end = len(self.callers.accepted) + self.quiet_jobs, time.monotonic() + DRAIN_SECONDS
+        while len(self.callers.accepted) < wanted and time.monotonic() < end:
+            self.sample()
 
     def sample(self) -> None:
         """Wait a moment, and look at the server."""

@@ -137,7 +137,7 @@ class Api:
         return picture
 
 
-def wait_for_none(folder: Path, seconds: float = 60) -> None:
+def wait_for_none(folder: Path, seconds: float = 120) -> None:
     """Until a folder is empty: what a job needed is removed just after its end is told."""
     end = time.monotonic() + seconds
     while left := list(folder.iterdir()):

@@ -50,7 +50,7 @@ class Receiver:
         self.taken.append(delivery)
         return 200
 
-    def wait(self, count: int, seconds: float = 60) -> list[Delivery]:
+    def wait(self, count: int, seconds: float = 120) -> list[Delivery]:
         """The webhooks taken, once there are so many."""
         end = time.monotonic() + seconds
         while len(self.taken) < count:

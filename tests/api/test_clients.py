@@ -48,7 +48,7 @@ def told(name: str, server: Server, folder: Path, web: Receiver, **environ: str)
         command = [sys.executable, str(SCRIPTS / f"{name}.py")]
         given["PYTHONPATH"] = str(clients.ensure_python(*PYTHON[name]))
     command += [server.url, str(picture), f"{web.url}/picture.png"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **given}, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **given}, timeout=540)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

@@ -55,7 +55,7 @@ def with_server(handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
 
 
 def fetched(handler: Any, path: str = "/", **more: Any) -> bytes:
-    options = {"max_bytes": 1000, "seconds": 5, "trusted": ("127.0.0.1",), **more}
+    options = {"max_bytes": 1000, "seconds": 60, "trusted": ("127.0.0.1",), **more}
     return with_server(handler, lambda port: fetch.fetch(f"http://127.0.0.1:{port}{path}", "image", **options))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 from caller import REPLICATE, V3, Api, base64_of, load, png, prediction, wait_for_none, wave
 
@@ -18,6 +19,8 @@ from tools.server import Server
 from tools.small_disk import SmallDisk
 
 QUEUE = 8
+BODY_SECONDS = 10
+"""So long a body of 29 MB certainly arrives, however busy the machine is."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory, disk: SmallDisk) -> Iterator
         (folder / name).symlink_to(disk.folder / name, target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REDUX_API_KEYS", "first-key,second-key")
-        server = make_server(folder, max_queue=QUEUE, body_seconds=2, decode_seconds=3)
+        server = make_server(folder, max_queue=QUEUE, body_seconds=BODY_SECONDS, decode_seconds=3)
         server.start()
     try:
         yield server
@@ -57,6 +60,13 @@ def second(keyed: Server) -> Api:
     return caller(keyed, "second-key")
 
 
+def spent(server: Server) -> float:
+    """Processor seconds of a server, whatever else the machine does."""
+    assert server.process is not None
+    used = psutil.Process(server.process.pid).cpu_times()
+    return float(used.user + used.system)
+
+
 def clear(api: Api) -> None:
     api.post("/queue", {"clear": True})
     api.post("/interrupt", {})
@@ -70,13 +80,14 @@ def test_half_sent_bodies_hold_no_place(keyed: Server, first: Api, second: Api) 
     place = urllib.parse.urlsplit(keyed.url)
     head = f"POST {V3} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer first-key\r\n"
     head += "Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
-    held = [socket.create_connection(("127.0.0.1", place.port or 0), 30) for _ in range(4 * QUEUE)]
+    held = [socket.create_connection(("127.0.0.1", place.port or 0), 120) for _ in range(4 * QUEUE)]
     for connection in held:
         connection.sendall(head.encode())
     for api in (second, first):
         assert api.post(V3, wave(enable_sync_mode=True)).json["data"]["status"] == "completed"
     answers = [connection.recv(4096) for connection in held]
-    assert all(b" 408 " in answer.partition(b"\r\n")[0] and b"within 2 s" in answer for answer in answers)
+    too_slow = b"within %d s" % BODY_SECONDS
+    assert all(b" 408 " in answer.partition(b"\r\n")[0] and too_slow in answer for answer in answers)
     for connection in held:
         connection.close()
 
@@ -91,15 +102,18 @@ def test_one_key_has_its_share_of_the_queue(first: Api, second: Api) -> None:
 
 
 @pytest.mark.parametrize("pattern", [b"[],", b"{},", b'"",', b"1,", b"[[[[", b'{"a":', b'{"image":['])
-def test_bodies_of_many_parts_are_refused_before_they_are_parsed(first: Api, second: Api, pattern: bytes) -> None:
+def test_bodies_of_many_parts_are_refused_before_they_are_parsed(
+    keyed: Server, first: Api, second: Api, pattern: bytes
+) -> None:
+    """While one comes, the server answers others: a request is passed by 2 s of its processor time at most."""
     raw = b"[" + pattern * ((29 << 20) // len(pattern))
     with ThreadPoolExecutor(2) as pool:
         costly = pool.submit(first.post, V3, raw=raw)
         slowest = 0.0
         while not costly.done():
-            start = time.monotonic()
+            start = spent(keyed)
             assert second.get("/redux-api/openapi.json").status == 200
-            slowest = max(slowest, time.monotonic() - start)
+            slowest = max(slowest, spent(keyed) - start)
         answer = costly.result()
     assert answer.status == 400 and "more parts" in answer.json["message"]
     assert slowest < 2
@@ -152,22 +166,24 @@ def test_pictures_say_nothing_and_links_open_nothing_else(first: Api) -> None:
 
 
 def test_a_caller_who_leaves_leaves_the_job(keyed: Server, first: Api) -> None:
-    """As with the vendor: a wait is not the job."""
+    """As with the vendor: a wait is not the job, which is still to be run when its caller has left."""
+    ahead = first.post(V3, wave(num_inference_steps=50, size="1024*1024")).json["data"]
+    assert first.begin(ahead["urls"]["get"]) == "processing"
     place = urllib.parse.urlsplit(keyed.url)
     body = b'{"input": {"redux_image": "%s"' % base64_of(png()).encode()
     body += b', "megapixels": "0.25", "num_inference_steps": 10, "disable_safety_checker": true}}'
     head = f"POST {REPLICATE} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer first-key\r\nPrefer: wait\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    outputs = keyed.folder / "output" / "redux-api"
-    before = set(outputs.iterdir())
     with socket.create_connection(("127.0.0.1", place.port or 0), 30) as connection:
         connection.sendall(head.encode() + body)
         end = time.monotonic() + 60
-        while not any(first.get("/queue").json[part] for part in ("queue_running", "queue_pending")):
+        while not first.get("/queue").json["queue_pending"]:
             assert time.monotonic() < end
-    while set(outputs.iterdir()) == before:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+            time.sleep(0.05)
+    left = first.get("/v1/predictions").json["results"][0]
+    assert left["status"] == "starting"
+    assert first.post("/interrupt", {}).status == 200
+    assert first.finish(f"/v1/predictions/{left['id']}")["status"] == "succeeded"
 
 
 FOREIGN: list[dict[str, Any]] = [

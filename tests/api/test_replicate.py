@@ -132,7 +132,9 @@ def test_the_official_client(api: Api) -> None:
     assert len(output) == 1 and Image.open(io.BytesIO(output[0].read())).size == (768, 320)
 
     slow = client.models.predictions.create(
-        model=model, input={**prediction()["input"], "num_inference_steps": 50}, file_encoding_strategy="base64"
+        model=model,
+        input={**prediction()["input"], "num_inference_steps": 50, "megapixels": "1"},
+        file_encoding_strategy="base64",
     )
     seen: list[Any] = []
     while slow.status in ("starting", "processing"):

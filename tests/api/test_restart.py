@@ -31,7 +31,7 @@ def test_killed_in_the_middle(tmp_path: Path, keyed: None) -> None:
         _check_keys(server.url)
         before, old = (api.post(V3, wave(enable_sync_mode=True)).json["data"] for _ in range(2))
         picture = api.get(before["outputs"][0]).body
-        running = api.post(V3, wave(num_inference_steps=50, size="320*320", seed=1)).json["data"]
+        running = api.post(V3, wave(num_inference_steps=50, size="384*384", seed=1)).json["data"]
         waiting = [api.post(V3, wave(seed=seed)).json["data"] for seed in range(4)]
         waiting.append(api.post(REPLICATE, prediction()).json)
         full = api.post(V3, wave())
@@ -56,14 +56,14 @@ def test_killed_in_the_middle(tmp_path: Path, keyed: None) -> None:
         for job in [running, *waiting[1:4]]:
             done = api.finish(f"/api/v3/predictions/{job['id']}/result")
             assert done["status"] == "completed" and len(done["outputs"]) == 1
-            assert api.picture(done["outputs"][0]).size == ((320, 320) if job is running else (256, 256))
+            assert api.picture(done["outputs"][0]).size == ((384, 384) if job is running else (256, 256))
         assert api.finish(f"/v1/predictions/{waiting[4]['id']}")["status"] == "succeeded"
         wait_for_none(tmp_path / "input" / "redux-api")
         assert api.get(f"/api/v3/predictions/{old['id']}/result").status == 404
         assert api.get(_here(old["outputs"][0])).status == 404
         assert not list((tmp_path / "output" / "redux-api").glob(f"{old['id']}_*"))
 
-        stopped = api.post(V3, wave(num_inference_steps=50, size="320*320")).json["data"]
+        stopped = api.post(V3, wave(num_inference_steps=50, size="384*384")).json["data"]
         assert api.begin(f"/api/v3/predictions/{stopped['id']}/result") == "processing"
         assert _attempts(tmp_path, stopped["id"]) == [1]
         server.stop()  # SIGTERM: on purpose, so it was no attempt

@@ -68,7 +68,8 @@ def test_an_interrupt_that_is_lost_is_sent_again(tmp_path: Path) -> None:
     async def test(runner: Any, backend: Any) -> None:
         job = await submit(runner)
         backend.states[job.id], backend.deaf = backends.RUNNING, 3
-        assert (await runner.cancel(job)).status == "canceled"
+        await runner.cancel(job)
+        assert (await runner.wait(job, 60)).status == "canceled"
         assert backend.deaf == 0
 
     with_runner(tmp_path, test)
@@ -138,7 +139,7 @@ def test_a_step_that_swallows_its_cancelling_is_ended_all_the_same() -> None:
         supervisor = load("supervise").Supervisor()
         supervisor.repeat("the step", step, 60)
         await asyncio.sleep(0.01)
-        await asyncio.wait_for(supervisor.stop(), 10)
+        await asyncio.wait_for(supervisor.stop(), 60)
 
     swallowed: list[bool] = []
     asyncio.run(test())
@@ -163,7 +164,7 @@ def test_what_left_the_queue_is_failed(tmp_path: Path) -> None:
     async def test(runner: Any, backend: Any) -> None:
         job = await submit(runner)
         backend.states.clear()
-        done = await runner.wait(job, 5)
+        done = await runner.wait(job, 60)
         assert done.status == "failed" and "taken out" in done.error
 
     with_runner(tmp_path, test)
