@@ -19,6 +19,8 @@ PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 PATIENCE = 120.0
 """Seconds after which what the page does not do is taken for missing; a busy machine is slow, not wrong."""
+FRAMES = 40
+"""Drawings of the page in which what moves at all has moved; 0.7 s where the machine has nothing else to do."""
 FIRST_WORKFLOW = 8
 """Seconds for which the page is given time to fill its first workflow."""
 
@@ -41,12 +43,14 @@ class Browser:
         with open(log, "wb") as output:
             self.process = subprocess.Popen([PROGRAM, *flags, "about:blank"], stdout=output, stderr=output)
         self.session = aiohttp.ClientSession()
-        port = await self._read_port(log)
-        async with self.session.get(f"http://127.0.0.1:{port}/json") as answer:
-            target = next(entry for entry in await answer.json() if entry["type"] == "page")
-        self.socket = await self.session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0)
-        await self.call("Page.enable")
-        await self.call("Page.navigate", url=self.url)
+        try:
+            place = await self._find_page(await self._read_port(log))
+            self.socket = await self.session.ws_connect(place, max_msg_size=0)
+            await self.call("Page.enable")
+            await self.call("Page.navigate", url=self.url)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -79,13 +83,30 @@ class Browser:
             await asyncio.sleep(0.1)
         return value
 
+    async def still(self, script: str, seconds: float = PATIENCE) -> Any:
+        """The value of an expression once it has stayed the same while the page was drawn FRAMES times.
+
+        A busy machine draws late what it does late, so this is the page's own measure of time.
+        """
+        frames = f"for (let n = 0; n < {FRAMES}; n++) await new Promise(requestAnimationFrame)"
+        pause = f"(async () => {{ {frames}; return null; }})()"
+        end, before = asyncio.get_running_loop().time() + seconds, await self.evaluate(script)
+        await self.evaluate(pause)
+        while (value := await self.evaluate(script)) != before:
+            assert asyncio.get_running_loop().time() < end, f"{script!r} does not come to rest; it is {value!r}."
+            before = value
+            await self.evaluate(pause)
+        return value
+
     async def started(self, node_type: str, seconds: float = PATIENCE) -> None:
         """Wait until the page knows a node of the pack and has its first workflow, which would replace a test's own.
 
-        That workflow has nodes; on a first visit it is empty, and the page may or may not show its templates over it.
-        Nothing tells an empty one that stays from one that is still to be filled, so the wait for nodes has an end.
+        The page shows a spinner until it has it; older ones show none any more a moment before. That workflow has
+        nodes; on a first visit it is empty, and the page may or may not show its templates over it, so the wait for
+        either has an end.
         """
         ready = "window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow"
+        ready += " && !window.app.extensionManager.spinner"
         await self.until(f"Boolean({ready} && LiteGraph.registered_node_types.{node_type})", seconds)
         for _ in range(10 * FIRST_WORKFLOW):
             if await self.evaluate("window.app.graph._nodes.length || !!document.querySelector('[role=dialog]')"):
@@ -96,6 +117,16 @@ class Browser:
         """A PNG of the window, or of a part of it: left, top, width and height in pixels."""
         clip = {"clip": dict(zip(("x", "y", "width", "height"), box, strict=True), scale=1)} if box else {}
         path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot", **clip))["data"]))
+
+    async def _find_page(self, port: int) -> str:
+        """Where the page is spoken with; the browser may answer before it has one."""
+        for _ in range(10 * int(PATIENCE)):
+            async with self.session.get(f"http://127.0.0.1:{port}/json") as answer:
+                for entry in await answer.json():
+                    if entry["type"] == "page":
+                        return str(entry["webSocketDebuggerUrl"])
+            await asyncio.sleep(0.1)
+        raise AssertionError("Chromium has no page.")
 
     async def _read_port(self, log: Path) -> int:
         for _ in range(10 * int(PATIENCE)):

@@ -45,7 +45,6 @@ def test_route_says_what_is_wrong_in_one_sentence(client: Client) -> None:
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason="no Chromium is installed")
-@pytest.mark.timeout(300)
 def test_the_command_opens_a_converted_copy(server: Server, client: Client, tmp_path: Path) -> None:
     shots = Path(os.environ["REDUX_SCREENSHOTS"]) if "REDUX_SCREENSHOTS" in os.environ else tmp_path
     client.request("/settings/Comfy.TutorialCompleted", True)  # or a window of templates covers the canvas
@@ -54,7 +53,7 @@ def test_the_command_opens_a_converted_copy(server: Server, client: Client, tmp_
         async with browser.Browser(server.url, tmp_path / "chromium") as page:
             await page.started("ReduxApply")
             await page.evaluate(f"app.loadApiJson({json.dumps(OLD)}, 'old')")
-            await page.until("app.graph._nodes.some((node) => node.type === 'StyleModelApply')", 20)
+            await page.until("app.graph._nodes.some((node) => node.type === 'StyleModelApply')")
             before, tabs = await page.evaluate(PROMPT), await page.evaluate(OPEN)
             await page.until(KNOWN)
             await page.evaluate(RUN)

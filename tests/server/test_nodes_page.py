@@ -63,7 +63,7 @@ ORANGE = """(() => {  // how much of the canvas has the colour of region 1, and 
 async def load(page: browser.Browser, graph: dict[str, Any]) -> None:
     await page.evaluate(LOAD % json.dumps(graph))
     await page.until(READY % len(graph))
-    await asyncio.sleep(0.5)
+    await page.still("app.graph._nodes.map(({size}) => [...size])")
 
 
 async def sentences_come_and_go(page: browser.Browser, shots: Path, rendering: str) -> None:
@@ -80,11 +80,11 @@ async def sentences_come_and_go(page: browser.Browser, shots: Path, rendering: s
 
 async def regions_stay_in_their_node(page: browser.Browser, shots: Path, rendering: str) -> None:
     await load(page, REGIONS)
-    before, sharp = await page.evaluate(HEIGHT), await page.evaluate(ORANGE)
+    before, sharp = await page.still(HEIGHT), await page.evaluate(ORANGE)
     assert (await page.evaluate(RUN))["kind"] == "execution_success"
     await page.until(f"{ORANGE} > {sharp} + 10")  # the run's picture, with soft edges
     await page.screenshot(shots / f"regions-ran-{rendering}.png")
-    assert await page.evaluate(HEIGHT) <= before
+    assert await page.still(HEIGHT) <= before
     await page.evaluate(SET % ("ReduxRegions", "layout", '"drawn boxes"'))
     await page.evaluate(SET % ("ReduxRegions", "boxes", '"0, 0, 120, 10"'))
     refused = {text.partition(" - ")[2] for text in (await page.evaluate(RUN))["refused"]}  # ComfyUI names each input
@@ -98,7 +98,6 @@ async def sliders_have_room(page: browser.Browser) -> None:
         assert width >= 340 and value == 0.123, kind
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("rendering", ["classic", "nodes-2.0"])
 def test_sentences_and_regions(server: Server, client: Client, tmp_path: Path, rendering: str) -> None:
     shots = Path(os.environ["REDUX_SCREENSHOTS"]) if "REDUX_SCREENSHOTS" in os.environ else tmp_path

@@ -33,7 +33,6 @@ def graph(*values: list[Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.timeout(300)
 def test_older_graphs_keep_their_weight(server: Server, client: Client, tmp_path: Path) -> None:
     client.request("/settings/Comfy.TutorialCompleted", True)
 

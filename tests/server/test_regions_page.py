@@ -36,11 +36,8 @@ BOUNDS = """(() => {
 
 async def still(page: Any) -> list[float]:
     """Where the canvas lies once the page has laid out its node, which a busy machine does late."""
-    before, bounds = None, await page.until(BOUNDS)
-    while bounds != before:
-        await asyncio.sleep(0.4)
-        before, bounds = bounds, await page.until(BOUNDS)
-    return list(bounds)
+    await page.until(BOUNDS)
+    return list(await page.still(BOUNDS))
 
 
 async def drag(page: Any, start: tuple[float, float], stop: tuple[float, float]) -> None:
@@ -65,7 +62,6 @@ def close(found: list[float], wanted: list[float]) -> bool:
     return all(abs(a - b) < 3 for a, b in zip(found, wanted, strict=True))
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("rendering", ["classic", "nodes-2.0", "classic with the side panel"])
 def test_boxes_are_drawn_moved_and_removed(server: Server, client: Client, tmp_path: Path, rendering: str) -> None:
     shots = Path(os.environ["REDUX_SCREENSHOTS"]) if "REDUX_SCREENSHOTS" in os.environ else tmp_path

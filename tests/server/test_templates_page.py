@@ -41,6 +41,7 @@ CARD = "document.querySelector('[data-testid=\"template-workflow-' + CSS.escape(
 RUN = """(document.querySelector('[data-testid=linear-run-button-icon]')?.closest("button")
   ?? document.querySelector('[data-testid=queue-button]'))"""
 NODES = "app.graph._nodes.length"
+DRAWN = f"document.querySelectorAll('[data-node-id]').length >= {NODES}"
 PROBLEMS = """(() => {
   const stores = document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia._s;
   const count = (name, key) => [].concat(stores.get(name)?.[key] ?? []).length;
@@ -73,6 +74,8 @@ CROWDED = """(() => {
       told.push([node.title, title]);
   return told;
 })()"""
+LAID_OUT = f"[app.canvas.ds.scale, ...app.canvas.ds.offset, {NODES}, {CROWDED}]"
+"""The view is fitted when the graph stands, and nodes grow as they are drawn."""
 OPEN = """(async () => {
   const answer = await fetch("/api/workflow_templates/redux-control/" + encodeURIComponent(%s) + ".json");
   await app.loadGraphData(await answer.json(), true, true, %s, {openSource: "template"});
@@ -103,19 +106,19 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 async def open_template(page: browser.Browser, name: str) -> None:
     """Menu, category, card: three clicks."""
     await page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    await page.until(CLICK % CATEGORY, 20)
+    await page.until(CLICK % CATEGORY)
     await page.evaluate("app.graph.clear()")
-    await page.until(CLICK % (CARD % json.dumps(name)), 20)
-    await page.until(f"{NODES} > 5 && !document.querySelector('[role=dialog]')", 20)
-    await asyncio.sleep(0.7)  # the view is fitted when the graph stands
+    await page.until(CLICK % (CARD % json.dumps(name)))
+    await page.until(f"{NODES} > 5 && !document.querySelector('[role=dialog]')")
+    await page.still(LAID_OUT)
 
 
 async def run(page: browser.Browser) -> list[dict[str, Any]]:
     """Press Run; the pictures that came out of it."""
     await page.evaluate("window.reduxEvents = []")
-    await page.until(CLICK % RUN, 20)
+    await page.until(CLICK % RUN)
     ended = "window.reduxEvents.find(({kind}) => kind.startsWith('execution_'))"
-    end = await page.until(f"{ended} ?? (Object.keys(app.lastNodeErrors ?? {{}}).length && app.lastNodeErrors)", 120)
+    end = await page.until(f"{ended} ?? (Object.keys(app.lastNodeErrors ?? {{}}).length && app.lastNodeErrors)", 300)
     assert end.get("kind") == "execution_success", end
     shown = await page.evaluate(
         "window.reduxEvents.filter(({kind}) => kind === 'executed').map(({detail}) => detail.output)"
@@ -139,7 +142,7 @@ async def says_what_acts(page: browser.Browser) -> None:
 async def screenshot(page: browser.Browser, name: str) -> None:
     folder = os.environ.get("REDUX_SCREENSHOTS")
     if folder:
-        await asyncio.sleep(1)
+        await page.still(LAID_OUT)
         Path(folder).mkdir(parents=True, exist_ok=True)
         await page.screenshot(Path(folder) / f"{name}.png")
 
@@ -148,7 +151,6 @@ async def prepare(page: browser.Browser) -> None:
     width, height = WINDOW
     await page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
     await page.started("ReduxLoadFlux")
-    await asyncio.sleep(3)  # the page opens a graph of its own last
     await page.evaluate(LISTEN)
 
 
@@ -175,17 +177,17 @@ async def run_blueprint(page: browser.Browser) -> list[dict[str, Any]]:
     """The subgraph "Redux Variation", found in the node search and run between a picture and a Save node."""
     await page.evaluate("app.graph.clear()")
     await page.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
-    await page.until("document.activeElement?.tagName === 'INPUT'", 20)
+    await page.until("document.activeElement?.tagName === 'INPUT'")
     await page.call("Input.insertText", text="redux variation")
-    await page.until("document.body.innerText.includes('Subgraph Blueprints / redux')", 60)
+    await page.until("document.body.innerText.includes('Subgraph Blueprints / redux')")
     for kind in ("keyDown", "keyUp"):
         await page.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13)
-    await page.until(f"{NODES} === 1", 20)
+    await page.until(f"{NODES} === 1")
     mouse = {"x": 720, "y": 300, "button": "left", "clickCount": 1}
     for kind in ("mouseMoved", "mousePressed", "mouseReleased"):  # the new node hangs on the pointer
         await page.call("Input.dispatchMouseEvent", type=kind, **mouse)
     await page.evaluate(WIRE)
-    await asyncio.sleep(0.5)
+    await page.still(LAID_OUT)
     return await run(page)
 
 
@@ -195,28 +197,29 @@ async def run_as_apps(url: str, folder: Path) -> None:
         await prepare(page)
         for name in NAMES:
             await page.evaluate(OPEN % (json.dumps(name), json.dumps(name)))
-            await page.until(f"document.querySelectorAll('[data-node-id]').length >= {NODES}", 20)
-            await asyncio.sleep(0.7)  # the view is fitted when the graph stands
+            await page.until(DRAWN)
+            await page.still(LAID_OUT)
             assert await page.evaluate("app.canvas.ds.scale") >= LEAST_ZOOM, name
             assert await page.evaluate(CROWDED) == [], name
             assert await page.evaluate(PROBLEMS) == NONE, name
             await page.evaluate(FEW_STEPS)
             await page.evaluate(TOGGLE_APP)
-            assert await page.until(APP, 20) >= 3, name
+            assert await page.until(APP) >= 3, name
             assert await run(page), name
             await screenshot(page, f"{name}, app")
             await page.evaluate(TOGGLE_APP)
-            await page.until(f"document.querySelectorAll('[data-node-id]').length >= {NODES}", 20)
+            await page.until(DRAWN)
+            await page.still(LAID_OUT)
             await screenshot(page, f"{name}, Nodes 2.0")
             assert await page.evaluate(CROWDED) == [], name
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_template_opens_and_runs(fresh: Server, tmp_path: Path) -> None:
     asyncio.run(click_through(fresh.url, tmp_path / "chromium"))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_template_runs_in_app_mode(fresh: Server, tmp_path: Path) -> None:
     client = Client(fresh.url)
     client.request("/settings/Comfy.TutorialCompleted", True)
