@@ -22,7 +22,7 @@ from .ports import free_port
 
 PLACES = ("/usr/lib/rabbitmq/bin", "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 """Where packages put the program; Debian's in /usr/sbin changes the user, the one in /usr/lib does not."""
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 USER = "redux"
 MISSING = "RabbitMQ is not installed here; install it, e.g. apt install rabbitmq-server."
 

@@ -31,7 +31,7 @@ from .signals import end_if_asked
 
 PACK = "redux-control"
 START_SECONDS = 300.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 20.0
 BUSY = re.compile(r"address already in use|Port \d+ is already in use|WinError 10048", re.IGNORECASE)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from tools.ports import free_port
 
 MISSING = "PostgreSQL is not installed (Debian's package postgresql); the store's tests run on SQLite alone."
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 def find_programs() -> Path | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tools.ports import free_port
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 class S3Server:
