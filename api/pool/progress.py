@@ -46,7 +46,8 @@ class Progress:
             self.ended = (prompt_id, threading.Event())
         event = self.ended[1]
         said = event.wait(seconds)
-        event.clear()
+        if said:  # what is said just now, as the time is over, is for the next to wait
+            event.clear()
         return said
 
     def _run(self) -> None:

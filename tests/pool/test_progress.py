@@ -111,6 +111,22 @@ def test_steps_and_the_end(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> N
     until(lambda: listener.of("p") == (3, 4))
 
 
+class Late(threading.Event):
+    """Set in the moment in which the time to wait is over."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        said = self.is_set()
+        self.set()
+        return said
+
+
+def test_an_end_that_is_said_as_the_time_is_over_is_not_lost() -> None:
+    listener = progress.Progress("http://127.0.0.1:9", "a")
+    listener.ended = ("p", Late())
+    assert not listener.wait("p", 0.0)
+    assert listener.wait("p", 0.0)
+
+
 def test_a_host_without_a_websocket_is_only_asked_less_soon() -> None:
     listener = progress.Progress("http://127.0.0.1:9", "a").start()
     began = time.monotonic()
