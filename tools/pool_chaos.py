@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import http.client
-import importlib
-import io
 import random
 import shutil
 import sqlite3
@@ -19,20 +16,16 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.parse
 from collections import Counter
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .errors import ToolError
 from .pool_parts import LocalPool, Part
+from .pool_verdict import Asked, Verdict, png
 from .rabbitmq import Broker
 from .signals import end_on_signals
-from .simulated_host import picture_of
 from .soak_callers import DONE, V3, ask, post
 
 JOBS = 200
@@ -60,33 +53,6 @@ AND (NEW.answer <> OLD.answer OR NEW.state <> OLD.state)
 BEGIN INSERT INTO witness VALUES (NEW.id, 'changed'); END;
 """
 """The database itself notes each answer, whatever the programs say."""
-
-
-@dataclass
-class Asked:
-    """A job that was accepted."""
-
-    id: str
-    seed: int
-    color: tuple[int, int, int]
-    at: float
-
-
-@dataclass
-class Verdict:
-    """What became of the jobs."""
-
-    lost: list[str] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    twice: list[str] = field(default_factory=list)
-    equal: int = 0
-
-    def problems(self) -> list[str]:
-        kinds = {"lost": self.lost, "for ever unfinished": self.unfinished, "with another picture": self.wrong}
-        kinds |= {"failed": self.failed, "answered twice": self.twice}
-        return [f"{len(ids)} jobs {kind}: {', '.join(ids[:3])}" for kind, ids in kinds.items() if ids]
 
 
 class Chaos:
@@ -154,7 +120,7 @@ class Chaos:
 
     def _ask(self, number: int) -> Asked | None:
         color = (number % 256, number // 256, 77)
-        body = {"image": base64.b64encode(_png(color)).decode(), "size": "256*256", "num_inference_steps": 1}
+        body = {"image": base64.b64encode(png(color)).decode(), "size": "256*256", "num_inference_steps": 1}
         body |= {"enable_safety_checker": False, "seed": number, "output_format": "png"}
         status, answer = post(self.gateway.url, V3, body)
         if status == 200:
@@ -196,7 +162,7 @@ class Chaos:
                 job = self._look(path)
             if job.get("status") in DONE:
                 end = time.monotonic() + SETTLE_SECONDS
-            self._judge(asked, job, verdict)
+            verdict.judge(asked, job)
         with closing(sqlite3.connect(self.pool.folder / "jobs.sqlite", timeout=30)) as database:
             found = database.execute("SELECT id, what, count(*) FROM witness GROUP BY id, what").fetchall()
         verdict.twice += [id for id, what, count in found if what == "changed" or count > 1]
@@ -206,44 +172,10 @@ class Chaos:
         status, answer = ask(self.gateway.url, "GET", path)
         return {"status": "lost"} if status == 404 else dict(answer.get("data") or {})
 
-    def _judge(self, asked: Asked, job: dict[str, Any], verdict: Verdict) -> None:
-        status = job.get("status")
-        if status == "lost":
-            verdict.lost.append(asked.id)
-        elif status not in DONE:
-            verdict.unfinished.append(asked.id)
-        elif status != "completed":
-            verdict.failed.append(f"{asked.id} ({job.get('error')})")
-        elif len(job["outputs"]) != 1 or _fetch(job["outputs"][0]) != self._expected(asked):
-            verdict.wrong.append(asked.id)
-        else:
-            verdict.equal += 1
-
-    def _expected(self, asked: Asked) -> bytes:
-        """What a host alone makes of it: the same prompt, by the same rule."""
-        jobs, prompts, settings = (importlib.import_module(f"api.{name}") for name in ("jobs", "prompt", "settings"))
-        order = jobs.Order("", 256, 256, 1, 1, 3.5, asked.seed, format="png", quality=95)
-        return picture_of(prompts.build_prompt(order, settings.Models(), "", 0.8), _png(asked.color))
-
 
 def _revive(part: Part | Broker, seconds: float) -> None:
     time.sleep(seconds)
     part.start()
-
-
-def _png(color: tuple[int, int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (48, 32), color).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _fetch(link: str) -> bytes:
-    place = urllib.parse.urlsplit(link)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30)
-    with suppress(OSError, http.client.HTTPException):
-        connection.request("GET", place.path)
-        return connection.getresponse().read()
-    return b""
 
 
 def main() -> None:
