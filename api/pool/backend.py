@@ -65,6 +65,7 @@ class PoolBackend:
         self.opened: PoolStore | None = None
         self.supervisor = Supervisor()
         self.outbox: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
+        self.published: set[str] = set()
         self.publisher = ThreadPoolExecutor(1, "publisher")
         self.reports: tuple[float, list[HostReport]] = (0.0, [])
         self.teller = Teller(self.app)
@@ -219,15 +220,22 @@ class PoolBackend:
         """One message. What cannot be published now stays unpublished in the store, where `_repair` finds it."""
         id, queue, priority = await self.outbox.get()
         await self._blocking(partial(publish, self.app, self.pool, id, queue, priority))
-        await asyncio.to_thread(self.runs.note_published, id)
+        self.published.add(id)  # `_repair` writes that down, for all of a second at once
 
     async def _repair(self) -> None:
         """Publish again what needs a message, before all others: it has waited the longest."""
         if self.opened is None:
             return
+        await self._note_published()
         for id, queue in await asyncio.to_thread(self.runs.unpublished, UNPUBLISHED_SECONDS, AGAIN_SECONDS):
             await self._blocking(partial(publish, self.app, self.pool, id, queue, AGED))
-            await asyncio.to_thread(self.runs.note_published, id)
+            self.published.add(id)
+        await self._note_published()
+
+    async def _note_published(self) -> None:
+        if noted := frozenset(self.published):
+            await asyncio.to_thread(self.runs.note_published, noted)
+            self.published -= noted
 
     async def _blocking(self, call: Callable[[], T]) -> T:
         """In the publisher's thread, which waits for the broker so that nothing else has to."""

@@ -137,7 +137,7 @@ class Database:
         """Seconds since 1970 by the one clock that all machines share."""
         if self.kind == "postgresql":
             return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double)
-        return sa.literal(time.time(), sa.Double)
+        return sa.bindparam(None, callable_=time.time, type_=sa.Double, unique=True)  # read when the statement is run
 
     def run(self, statement: Any, values: Sequence[dict[str, Any]] | dict[str, Any] | None = None) -> Sequence[Any]:
         """One statement, which is whole or not at all; its rows, where it gives any."""
@@ -145,10 +145,10 @@ class Database:
             result = connection.execute(statement, values)
             return result.all() if result.returns_rows else ()
 
-    def count(self, statement: Any) -> int:
+    def count(self, statement: Any, values: Sequence[dict[str, Any]] | dict[str, Any] | None = None) -> int:
         """One statement; how many rows it has changed."""
         with self.errors(), self.engine.connect() as connection:
-            return int(connection.execute(statement).rowcount)
+            return int(connection.execute(statement, values).rowcount)
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,9 @@ FINISHED = "finished"
 KEPT, CANCELED, LOST = "kept", "canceled", "lost"
 SILENT, DIED, GIVEN_BACK = "worker silent", "host died", "given back"
 """Why an attempt ended without an answer."""
+# The values of statements that are built once, since building one takes longer than running it.
+ID = sa.bindparam("the_id", type_=sa.Text)
+WORKER, ANSWER = sa.bindparam("the_worker", type_=sa.Text), sa.bindparam("the_answer", type_=sa.Text)
 LEASE_SECONDS = 20.0
 """A worker that has not been heard of for so long holds its run no longer. It beats several times in this time."""
 
@@ -43,9 +47,27 @@ class Runs:
     ) -> None:
         self.database, self.lease, self.tell, self.tallies = database, lease, tell, Tallies(database)
 
+    @cached_property
+    def _taking(self) -> Any:
+        new = {"state": RUNNING, "worker": WORKER, "attempt": runs.c.attempt + 1, "step": 0}
+        new |= {"beat": self.database.now, "started": self.database.now}
+        new |= {"vanished": runs.c.vanished + sa.case((runs.c.state == RUNNING, 1), else_=0)}
+        statement = runs.update().where(runs.c.id == ID, sa.not_(runs.c.canceled)).values(**new)
+        return statement.returning(runs.c.attempt, runs.c.deaths, runs.c.vanished)
+
+    @cached_property
+    def _taking_waiting(self) -> Any:
+        return self._taking.where(runs.c.state == QUEUED)
+
+    @cached_property
+    def _ending(self) -> Any:
+        unended = runs.update().where(runs.c.id == ID, runs.c.state != FINISHED)
+        ended = unended.values(state=FINISHED, answer=ANSWER, ended=self.database.now)
+        return ended.returning(runs.c.worker, runs.c.attempt, runs.c.created, runs.c.started, runs.c.ended)
+
     def claim(self, id: str, worker: str) -> Claim:
         """Take a run for a worker: one that waits, its own of before, or one whose worker is not heard of any more."""
-        claim = self._take(id, worker, runs.c.state == QUEUED)
+        claim = self._take(id, worker, self._taking_waiting)
         if claim:
             return claim
         age = (self.database.now - runs.c.beat).label("age")
@@ -53,38 +75,31 @@ class Runs:
         if before is None or before.state == FINISHED:
             return Claim(OVER)
         if before.state == QUEUED:  # given back in this moment, or a cancel was cut short
-            waits = sa.and_(runs.c.id == id, runs.c.state == QUEUED, runs.c.canceled)
-            return Claim(OVER if self._end(waits, _CANCELED) else HELD)
+            return Claim(OVER if self._end(id, _CANCELED, runs.c.state == QUEUED, runs.c.canceled) else HELD)
         silent = sa.or_(runs.c.beat <= self.database.now - self.lease, runs.c.worker == worker)
         vacant = sa.and_(runs.c.state == RUNNING, runs.c.attempt == before.attempt, silent)
         if before.canceled:
-            over = self._end(sa.and_(runs.c.id == id, vacant), _CANCELED)
+            over = self._end(id, _CANCELED, vacant)
         else:
-            claim, over = self._take(id, worker, vacant), False
+            claim, over = self._take(id, worker, self._taking.where(vacant)), False
         if claim:
             self.tallies.retried(before.worker, SILENT, before.beat - before.started)
         seconds = max(0.0, self.lease - before.age)
         return claim if claim else Claim(OVER) if over else Claim(HELD, seconds=seconds)
 
-    def _take(self, id: str, worker: str, free: Any) -> Claim:
-        new = {"state": RUNNING, "worker": worker, "attempt": runs.c.attempt + 1, "step": 0}
-        new |= {"beat": self.database.now, "started": self.database.now}
-        new |= {"vanished": runs.c.vanished + sa.case((runs.c.state == RUNNING, 1), else_=0)}
-        statement = runs.update().where(runs.c.id == id, sa.not_(runs.c.canceled), free).values(**new)
-        rows = self.database.run(statement.returning(runs.c.attempt, runs.c.deaths, runs.c.vanished))
+    def _take(self, id: str, worker: str, taking: Any) -> Claim:
+        rows = self.database.run(taking, {ID.key: id, WORKER.key: worker})
         if not rows:
             return Claim(HELD)
         self.tell(id)
         return Claim(GRANTED, *rows[0])
 
-    def _end(self, condition: Any, answer: str) -> bool:
+    def _end(self, id: str, answer: str, *conditions: Any) -> bool:
         """Whether this has ended one that was not."""
-        statement = runs.update().where(condition, runs.c.state != FINISHED)
-        statement = statement.values(state=FINISHED, answer=answer, ended=self.database.now)
-        times = (runs.c.worker, runs.c.attempt, runs.c.created, runs.c.started, runs.c.ended)
-        rows = self.database.run(statement.returning(runs.c.id, *times))
+        ending = self._ending.where(*conditions) if conditions else self._ending
+        rows = self.database.run(ending, {ID.key: id, ANSWER.key: answer})
         for row in rows:
-            self.tell(row.id)
+            self.tell(id)
             self._tally(row, answer)
         return bool(rows)
 
@@ -120,14 +135,14 @@ class Runs:
             self.tell(id)
             self.tallies.retried(before.worker, DIED if died else GIVEN_BACK, before.now - before.started)
             return True
-        return self._end(mine, _CANCELED)
+        return self._end(id, _CANCELED, mine)
 
     def finish(self, id: str, attempt: int, end: Finished) -> bool:
         """Answer. True for the attempt whose answer counts, however often it says so; False for every other.
 
         An answer is taken from a lost attempt too, as long as it is the first.
         """
-        if self._end(runs.c.id == id, json.dumps({**asdict(end), "attempt": attempt})):
+        if self._end(id, json.dumps({**asdict(end), "attempt": attempt})):
             return True
         rows = self.database.run(sa.select(runs.c.answer).where(runs.c.id == id))
         return any(json.loads(text or "{}").get("attempt") == attempt for (text,) in rows)
@@ -138,15 +153,15 @@ class Runs:
             runs.update().where(runs.c.id == id, runs.c.state != FINISHED).values(canceled=True).returning(runs.c.state)
         )
         # What waits and is canceled is claimed by nobody, so it still waits now.
-        return bool(asked) and asked[0].state == QUEUED and self._end(runs.c.id == id, _CANCELED)
+        return bool(asked) and asked[0].state == QUEUED and self._end(id, _CANCELED)
 
     def get(self, ids: Collection[str]) -> dict[str, Run]:
         """The runs of those jobs that have one."""
         found: dict[str, Run] = {}
         wanted = list(ids)
         for start in range(0, len(wanted), 500):
-            statement = sa.select(runs).where(runs.c.id.in_(wanted[start : start + 500]))
-            found |= {row.id: _from_row(row) for row in self.database.run(statement)}
+            rows = self.database.run(_GETTING, {"the_ids": wanted[start : start + 500]})
+            found |= {row.id: _from_row(row) for row in rows}
         return found
 
     def moved(self) -> dict[str, Run]:
@@ -154,13 +169,11 @@ class Runs:
 
         A job is written with its run, so what is neither among these nor ended waits.
         """
-        statement = sa.select(runs).join(jobs_table, jobs_table.c.id == runs.c.id)
-        statement = statement.where(jobs_table.c.finished.is_(None), runs.c.state != QUEUED)
-        return {row.id: _from_row(row) for row in self.database.run(statement)}
+        return {row.id: _from_row(row) for row in self.database.run(_MOVING)}
 
-    def note_published(self, id: str) -> None:
-        """The broker has taken a message for this run."""
-        self.database.count(runs.update().where(runs.c.id == id).values(published=self.database.now))
+    def note_published(self, ids: Collection[str]) -> None:
+        """The broker has taken a message for each of these runs."""
+        self.database.count(runs.update().where(runs.c.id.in_(ids)).values(published=self.database.now))
 
     def unpublished(self, after: float, again: float, limit: int = 100) -> list[tuple[str, str]]:
         """Runs that need a message, as pairs of id and queue, the oldest first. One message too many does no harm.
@@ -193,6 +206,9 @@ class Runs:
         return [(worker, max(0.0, seconds)) for worker, seconds in self.database.run(statement)]
 
 
+_GETTING = sa.select(runs).where(runs.c.id.in_(sa.bindparam("the_ids", expanding=True)))
+_MOVING = sa.select(runs).join(jobs_table, jobs_table.c.id == runs.c.id)
+_MOVING = _MOVING.where(jobs_table.c.finished.is_(None), runs.c.state != QUEUED)
 _CANCELED = json.dumps({**asdict(Finished(canceled=True)), "attempt": 0})
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -54,8 +55,7 @@ class PoolStore:
 
     def refresh(self) -> None:
         """Read what other gateways have changed. Only what has changed is read whole."""
-        statement = sa.select(jobs.c.id, jobs.c.version).where(jobs.c.finished.is_(None))
-        found: dict[str, int] = dict(map(tuple, self.database.run(statement)))
+        found: dict[str, int] = dict(map(tuple, self.database.run(_UNFINISHED)))
         new = [id for id, version in found.items() if self.versions.get(id) != version]
         self.known = {id: job for id, job in self.known.items() if id in found}
         self.versions = {id: version for id, version in self.versions.items() if id in found}
@@ -65,14 +65,14 @@ class PoolStore:
         self.looked = time.monotonic()
 
     def get(self, id: str) -> Job | None:
-        return self._one(jobs.c.id == id)
+        return self._one("id", id)
 
     def by_link(self, link: str) -> Job | None:
-        return self._one(jobs.c.link == link)
+        return self._one("link", link)
 
     def by_key(self, key: str) -> Job | None:
         """The job of a request that was to be taken once, whichever gateway has taken it."""
-        return self._one(jobs.c.key == key)
+        return self._one("key", key)
 
     def recent(
         self, vendor: str, owner: str, beside: tuple[float, str] | None = None, newer: bool = False
@@ -97,15 +97,12 @@ class PoolStore:
         Raises:
             Repeated: there is another job of its key.
         """
-        values = _to_row(job)
-        insert = self.database.insert(jobs).values(**values, version=0)
-        changes = {**values, "version": jobs.c.version + 1}
-        statement = insert.on_conflict_do_update(index_elements=["id"], set_=changes).returning(jobs.c.version)
+        run = {"id": job.id, "queue": queue or self.queue, "steps": job.steps}
         try:
             with self.database.transaction() as connection:
-                version = int(connection.scalar(statement) or 0)
+                version = int(connection.scalar(self._writing, {**_to_row(job), "version": 0}) or 0)
                 if not job.done and version == 0:
-                    connection.execute(self._new_run(job, queue or self.queue))
+                    connection.execute(self._starting, run)
         except sa.exc.IntegrityError:
             other = self.by_key(job.key)
             raise Repeated(other) if other else StoreError("another job of the same key was removed just now") from None
@@ -113,18 +110,24 @@ class PoolStore:
 
     def update(self, job: Job, **changes: Any) -> Job:
         """The job with some of its fields changed. What is done or removed stays so, whichever gateway has done it."""
+        known = self.known.get(job.id)
+        if known and (new := self._change(known, self.versions[job.id], changes)):
+            return new
         while True:
-            row = next(iter(self._rows(jobs.c.id == job.id)), None)
+            row = next(iter(self.database.run(_FINDING["id"], {"it": job.id})), None)
             if row is None:
                 return replace(job, **changes)
             current = self._stepped(_from_row(row))
             if current.done:
                 return self._remember(row.version, current)
-            new = replace(current, **changes)
-            unchanged = sa.and_(jobs.c.id == job.id, jobs.c.version == row.version)
-            statement = jobs.update().where(unchanged).values(**_to_row(new), version=row.version + 1)
-            if self.database.count(statement):
-                return self._remember(row.version + 1, new)
+            if new := self._change(current, row.version, changes):
+                return new
+
+    def _change(self, current: Job, version: int, changes: Mapping[str, Any]) -> Job | None:
+        """The changed job; None where the store no longer has this version of it."""
+        new = replace(current, **changes)
+        row = {**_to_row(new), "version": version + 1, "it": new.id, "before": version}
+        return self._remember(version + 1, new) if self.database.count(_CHANGING, row) else None
 
     def note_progress(self, id: str, step: int, steps: int) -> None:
         """Steps are for callers who look while it runs; they are not worth a write each."""
@@ -146,7 +149,15 @@ class PoolStore:
             connection.execute(runs.delete().where(runs.c.id == id))
         self._forget(id)
 
-    def _new_run(self, job: Job, queue: str) -> Any:
+    @cached_property
+    def _writing(self) -> Any:
+        insert = self.database.insert(jobs)
+        changes: dict[str, Any] = {column.name: insert.excluded[column.name] for column in jobs.c}
+        changes["version"] = jobs.c.version + 1
+        return insert.on_conflict_do_update(index_elements=["id"], set_=changes).returning(jobs.c.version)
+
+    @cached_property
+    def _starting(self) -> Any:
         fixed = {
             "state": "queued",
             "worker": "",
@@ -156,10 +167,7 @@ class PoolStore:
             "step": 0,
             "canceled": False,
         }
-        statement = self.database.insert(runs).values(
-            id=job.id, queue=queue, created=self.database.now, steps=job.steps, **fixed
-        )
-        return statement.on_conflict_do_nothing()
+        return self.database.insert(runs).values(created=self.database.now, **fixed).on_conflict_do_nothing()
 
     def _remember(self, version: int, job: Job) -> Job:
         if job.done:
@@ -178,11 +186,19 @@ class PoolStore:
         known = self.known.get(job.id)
         return replace(job, step=known.step, steps=known.steps) if known and not job.done else job
 
-    def _one(self, condition: Any) -> Job | None:
-        return next((self._stepped(_from_row(row)) for row in self._rows(condition)), None)
+    def _one(self, column: str, value: str) -> Job | None:
+        rows = self.database.run(_FINDING[column], {"it": value})
+        return self._stepped(_from_row(rows[0])) if rows else None
 
     def _rows(self, condition: Any) -> Sequence[Any]:
         return self.database.run(sa.select(jobs).where(condition).order_by(jobs.c.created, jobs.c.id))
+
+
+# Built once, since building a statement takes longer than running it.
+_UNFINISHED = sa.select(jobs.c.id, jobs.c.version).where(jobs.c.finished.is_(None))
+_BY = {name: jobs.c[name] == sa.bindparam("it") for name in ("id", "link", "key")}
+_FINDING = {name: sa.select(jobs).where(condition) for name, condition in _BY.items()}
+_CHANGING = jobs.update().where(_BY["id"], jobs.c.version == sa.bindparam("before"))
 
 
 def _to_row(job: Job) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -22,6 +23,7 @@ class Tallies:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.statements: dict[int, Any] = {}
 
     def ended(self, host: str, result: str, wait: float | None = None, run: float | None = None) -> None:
         """A job is answered.
@@ -52,12 +54,21 @@ class Tallies:
             {"host": host, "name": name, "label": label, "value": max(0.0, value)}
             for (name, label), value in sorted(amounts.items())
         ]
-        statement = self.database.insert(tallies).values(rows)
-        total = tallies.c.value + statement.excluded.value
+        values = {f"{column}_{index}": value for index, row in enumerate(rows) for column, value in row.items()}
         with suppress(StoreError):
-            self.database.count(
-                statement.on_conflict_do_update(index_elements=["host", "name", "label"], set_={"value": total})
-            )
+            self.database.count(self._adding(len(rows)), values)
+
+    def _adding(self, count: int) -> Any:
+        """The statement that adds so many rows at once; built once, since that takes longer than running it."""
+        if count not in self.statements:
+            columns = ("host", "name", "label", "value")
+            rows: list[dict[str, Any]] = [
+                {column: sa.bindparam(f"{column}_{index}") for column in columns} for index in range(count)
+            ]
+            statement = self.database.insert(tallies).values(rows)
+            total = tallies.c.value + statement.excluded.value
+            self.statements[count] = statement.on_conflict_do_update(index_elements=columns[:3], set_={"value": total})
+        return self.statements[count]
 
 
 def _bucket(bounds: tuple[float, ...], value: float) -> str:

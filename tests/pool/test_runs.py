@@ -34,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    now = property(lambda _: sa.literal(made.seconds, sa.Double))
+    now = property(lambda _: sa.bindparam(None, callable_=lambda: made.seconds, type_=sa.Double, unique=True))
     monkeypatch.setattr(load("pool.database").Database, "now", now)
     return made
 
@@ -209,7 +209,7 @@ def test_what_needs_a_message(store: Any, pool: Any, clock: Clock) -> None:
     unpublished, published, silent, beating = ids
     assert pool.unpublished(after=60, again=60) == []
     for id in (published, silent, beating):
-        pool.note_published(id)
+        pool.note_published([id])
     pool.claim(silent, "one")
     for _ in range(4):
         clock.sleep(LEASE / 2 + 0.02)
