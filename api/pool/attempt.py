@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -21,7 +21,7 @@ from .files import PoolFiles
 from .host import SUBFOLDER, ComfyHost, HostAway, Refused
 from .hosts import Capability
 from .progress import Progress
-from .run import Claim
+from .run import Claim, is_poisoned, poisoned
 from .runs import CANCELED, KEPT, LOST, Runs
 from .settings import PoolSettings
 from .store import PoolStore, StoreError
@@ -29,7 +29,8 @@ from .store import PoolStore, StoreError
 DONE, AGAIN = "done", "again"
 """What becomes of a message: it is acknowledged, or given back to the broker for any worker."""
 
-FIRST_LOOK, SLOWEST_LOOK = 0.02, 0.5
+FIRST_LOOK, TOLD_LOOK, SLOWEST_LOOK = 0.02, 0.2, 0.5
+"""Seconds until the host is first asked, also where it would tell by itself, and at most from one time to the next."""
 STORE_SECONDS = 60.0  # for so long a store that does not answer is asked again before a job is given back
 
 log = logging.getLogger(__name__)
@@ -56,10 +57,14 @@ class HostLost(Exception):
 
 
 class Attempt:
-    """Runs a claimed job and answers it; `run` says what becomes of the message."""
+    """Runs a claimed job and answers it; `run` says what becomes of the message.
 
-    def __init__(self, bench: Bench, job: Job, capability: Capability, claim: Claim) -> None:
-        self.bench, self.job, self.capability, self.claim = bench, job, capability, claim
+    Args:
+        strays: what is in the host's queue of a worker that died here: nobody waits for it.
+    """
+
+    def __init__(self, bench: Bench, job: Job, capability: Capability, claim: Claim, strays: Collection[str]) -> None:
+        self.bench, self.job, self.capability, self.claim, self.strays = bench, job, capability, claim, strays
         self.prompt_id = _prompt_id(job.id, claim.attempt)
         self.end = time.monotonic() + bench.settings.job_seconds
         self.begun = False
@@ -109,9 +114,10 @@ class Attempt:
             self.capability.safety_threshold,
             self.capability.embed_workflow,
         )
-        for stray in bench.host.own():  # of a worker that died here: nobody waits for them
+        for stray in self.strays:
             bench.host.cancel(stray)
         self.begun = True
+        self._rest(0.0)  # from now on, what the host says of it is heard
         try:
             bench.host.submit(self.prompt_id, prompt)
         except Refused as error:
@@ -125,7 +131,8 @@ class Attempt:
 
     def _follow(self) -> Ended | None:
         """Ask the host until the prompt has ended; it alone knows."""
-        pause, silent_since, missed = FIRST_LOOK, 0.0, 0
+        is_told = self.bench.progress is not None and self.bench.progress.listens
+        pause, silent_since, missed = TOLD_LOOK if is_told else FIRST_LOOK, 0.0, 0
         while True:
             pause = FIRST_LOOK if self._rest(pause) else min(1.3 * pause, SLOWEST_LOOK)
             if self.pulse.state == LOST:
@@ -135,8 +142,8 @@ class Attempt:
             if late or self.pulse.state == CANCELED:
                 self._stop()
             try:
-                waits = self.prompt_id in self.bench.host.states()
                 ended = self.bench.host.ended(self.prompt_id)
+                waits = ended is None and self.prompt_id in self.bench.host.states()
                 silent_since = 0.0
             except HostAway as error:
                 silent_since = silent_since or time.monotonic()
@@ -146,7 +153,8 @@ class Attempt:
             if ended is not None:
                 return _failed(self._too_long()) if late and not ended.succeeded else ended
             missed = 0 if waits else missed + 1
-            if missed >= 2:  # in neither, twice: it came back without its memory, or never heard of the prompt
+            # Once it may have ended between the two questions; twice, it came back without its memory, or never heard.
+            if missed >= 2:
                 if self.pulse.state == CANCELED:
                     return Ended(False, True, {}, "", None)
                 if late:
@@ -214,14 +222,6 @@ class Pulse:
             with suppress(StoreError):
                 steps = self.bench.progress.of(self.prompt_id) if self.bench.progress else (0, 0)
                 self.state = self.bench.runs.beat(self.id, self.attempt, *steps)
-
-
-def is_poisoned(settings: PoolSettings, deaths: int, vanished: int) -> bool:
-    return deaths >= settings.max_deaths or deaths + vanished >= settings.max_losses
-
-
-def poisoned(deaths: int, vanished: int) -> str:
-    return f"The job was given up: a host died {deaths} times and a worker fell silent {vanished} times while it ran."
 
 
 def insist(ask: Callable[[], T], seconds: float = STORE_SECONDS) -> T:

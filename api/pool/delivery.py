@@ -6,9 +6,9 @@ import logging
 import time
 
 from ..jobs import Job
-from .attempt import AGAIN, DONE, Attempt, Bench, insist, is_poisoned, poisoned
+from .attempt import AGAIN, DONE, Attempt, Bench, insist
 from .host import HostAway
-from .run import HELD, OVER, Claim
+from .run import HELD, OVER, Claim, is_poisoned, poisoned
 from .runs import Finished
 from .store import StoreError
 
@@ -31,7 +31,7 @@ def handle(bench: Bench, id: str, queue: str, redelivered: bool) -> str:
 
 
 def _handle(bench: Bench, id: str, queue: str, redelivered: bool) -> str:
-    bench.host.states()  # a host that is away begins nothing
+    strays = bench.host.own()  # a host that is away begins nothing
     claim = claim_run(bench, id, redelivered)
     if not claim:
         return DONE
@@ -41,7 +41,7 @@ def _handle(bench: Bench, id: str, queue: str, redelivered: bool) -> str:
         insist(lambda: bench.runs.finish(id, claim.attempt, Finished(error=problem)))
         return DONE
     assert job is not None and capability is not None
-    outcome = Attempt(bench, job, capability, claim).run()
+    outcome = Attempt(bench, job, capability, claim, strays).run()
     if outcome == AGAIN:
         time.sleep(PAUSE_SECONDS)
     return outcome

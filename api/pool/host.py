@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -18,6 +20,7 @@ FOLDERS = ("diffusion_models", "vae", "clip_vision", "style_models", "text_encod
 ANSWER_SECONDS = 5.0
 FILE_SECONDS = 60.0
 SUBFOLDER = "redux-api"
+Headers = Mapping[str, str]
 
 
 class HostAway(OSError):
@@ -29,7 +32,7 @@ class Refused(Exception):
 
 
 class ComfyHost:
-    """Every method is one request and raises HostAway where it fails.
+    """Every method is one request and raises HostAway where it fails. Each thread keeps a connection.
 
     Args:
         url: of ComfyUI, http://HOST:PORT.
@@ -41,6 +44,7 @@ class ComfyHost:
         if place.scheme != "http" or not place.hostname:
             raise ValueError(f"{url!r} is no address of a ComfyUI like http://127.0.0.1:8188.")
         self.address, self.port, self.client = place.hostname, place.port or 80, client
+        self.kept = threading.local()
 
     def memory_gb(self) -> float:
         """Of the device that it computes on."""
@@ -77,7 +81,9 @@ class ComfyHost:
         """
         order = {"prompt": prompt, "prompt_id": prompt_id, "client_id": self.client}
         body, kind = json.dumps(order).encode(), {"Content-Type": "application/json"}
-        status, content = self._ask("POST", "/prompt", body, kind, FILE_SECONDS)
+        # On a connection of its own: one that was kept may break with the prompt taken, and it must not be sent twice.
+        with closing(self._connect(FILE_SECONDS)) as connection:
+            status, content = _exchange(connection, "POST", "/prompt", body, kind)
         if status == 400:
             raise Refused(_problem(content))
         if status != 200:
@@ -119,7 +125,7 @@ class ComfyHost:
         method: str,
         path: str,
         body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         seconds: float = ANSWER_SECONDS,
     ) -> Any:
         status, content = self._ask(method, path, body, headers, seconds)
@@ -135,20 +141,50 @@ class ComfyHost:
         method: str,
         path: str,
         body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         seconds: float = ANSWER_SECONDS,
     ) -> tuple[int, bytes]:
+        """Over the kept connection, and once more over a new one where the host has closed that in the meantime."""
+        connection, self.kept.connection = getattr(self.kept, "connection", None), None
+        if connection is not None:
+            connection.sock.settimeout(seconds)
+            try:
+                return self._keep(connection, _exchange(connection, method, path, body, headers))
+            except HostAway as error:
+                connection.close()
+                if not isinstance(error.__cause__, ConnectionError):
+                    raise
+        connection = self._connect(seconds)
+        try:
+            return self._keep(connection, _exchange(connection, method, path, body, headers))
+        except HostAway:
+            connection.close()
+            raise
+
+    def _connect(self, seconds: float) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection(self.address, self.port, timeout=seconds)
         try:
             connection.connect()
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             raise HostAway(str(error) or type(error).__name__) from error
-        finally:
-            connection.close()
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def _keep(self, connection: http.client.HTTPConnection, answer: tuple[int, bytes]) -> tuple[int, bytes]:
+        if connection.sock is not None:  # else the host has asked to close it
+            self.kept.connection = connection
+        return answer
+
+
+def _exchange(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: Headers | None
+) -> tuple[int, bytes]:
+    try:
+        connection.request(method, path, body, dict(headers or {}))
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise HostAway(str(error) or type(error).__name__) from error
 
 
 def _problem(content: bytes) -> str:

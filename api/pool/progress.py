@@ -23,11 +23,14 @@ class Progress:
     Args:
         url: of the ComfyUI.
         client: what the prompts of interest are marked with; ComfyUI tells their steps to the client of that name.
+
+    Attributes:
+        listens: whether the host would be heard, as far as is known.
     """
 
     def __init__(self, url: str, client: str) -> None:
         self.url, self.client = f"{url.rstrip('/')}/ws", client
-        self.last: tuple[str, int, int] = ("", 0, 0)
+        self.listens, self.last = False, ("", 0, 0)
         self.ended: tuple[str, threading.Event] = ("", threading.Event())
         self.thread = threading.Thread(target=self._run, daemon=True, name="progress")
 
@@ -60,9 +63,11 @@ class Progress:
                     async with session.ws_connect(
                         self.url, params={"clientId": self.client}, heartbeat=SILENT_SECONDS, max_msg_size=0
                     ) as socket:
+                        self.listens = True
                         async for message in socket:
                             if message.type == aiohttp.WSMsgType.TEXT:
                                 self._note(message.data)
+                self.listens = False
                 await asyncio.sleep(PAUSE_SECONDS)
 
     def _note(self, text: str) -> None:

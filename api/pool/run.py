@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..backend import State
+from .settings import PoolSettings
 
 GRANTED, HELD, OVER = "granted", "held", "over"
 
@@ -60,3 +61,11 @@ class Depth:
     state: str
     count: int
     oldest: float
+
+
+def is_poisoned(settings: PoolSettings, deaths: int, vanished: int) -> bool:
+    return deaths >= settings.max_deaths or deaths + vanished >= settings.max_losses
+
+
+def poisoned(deaths: int, vanished: int) -> str:
+    return f"The job was given up: a host died {deaths} times and a worker fell silent {vanished} times while it ran."
