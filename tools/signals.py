@@ -4,8 +4,9 @@
     while work():
         end_if_asked()
 
-What a signal raises is lost where Python runs a destructor, or a callback of a weak reference, in that moment. So the
-signal is noted too, and whatever goes on for long asks for the note.
+What a signal raises is lost where Python runs a destructor in that moment, or a callback of a weak reference: all of a
+collection of garbage before the first destructor that it calls is such a moment, and event loops have destructors. So
+the signal is noted too, and whatever goes on for long asks for the note.
 """
 
 from __future__ import annotations
