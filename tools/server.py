@@ -32,6 +32,7 @@ from .signals import end_if_asked
 PACK = "redux-control"
 START_SECONDS = 300.0
 STOP_SECONDS = 20.0
+ANSWER_SECONDS = 60.0
 BUSY = re.compile(r"address already in use|Port \d+ is already in use|WinError 10048", re.IGNORECASE)
 
 
@@ -188,7 +189,7 @@ class Server:
     def _get(self, path: str) -> object:
         try:
             trust = ssl.create_default_context(cafile=self.certificate.certificate) if self.certificate else None
-            with urllib.request.urlopen(self.url + path, timeout=10, context=trust) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=ANSWER_SECONDS, context=trust) as answer:
                 return json.load(answer)
         except (OSError, ValueError):
             return None

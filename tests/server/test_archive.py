@@ -37,8 +37,8 @@ def test_the_published_archive_paints(tmp_path: Path) -> None:
         result = client.run(workflow.set_inputs(graph, "LoadImage", image=photo))
         picture = Image.open(io.BytesIO(client.fetch(result.images[0])))
         assert picture.size == (128, 128) and np.asarray(picture).std() > 5
-        with urllib.request.urlopen(f"{server.url}/workflow_templates", timeout=10) as answer:
+        with urllib.request.urlopen(f"{server.url}/workflow_templates", timeout=120) as answer:
             assert b"redux-control" in answer.read()
-        with urllib.request.urlopen(f"{server.url}/extensions/redux-control/docs/ReduxApply.md", timeout=10) as answer:
+        with urllib.request.urlopen(f"{server.url}/extensions/redux-control/docs/ReduxApply.md", timeout=120) as answer:
             assert b"strength" in answer.read()
         assert "Traceback" not in server.log.read_text("utf-8", "replace")
