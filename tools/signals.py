@@ -12,7 +12,9 @@ the signal is noted too, and whatever goes on for long asks for the note.
 from __future__ import annotations
 
 import signal
+import sys
 import types
+from typing import Any
 
 _asked: list[int] = []
 
@@ -29,6 +31,17 @@ def end_on_signals() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
+    _hush(sys.unraisablehook)
+
+
+def _hush(tell: Any) -> None:
+    """Let nothing be said of an exception that is lost, since it is raised again."""
+
+    def tell_others(lost: Any) -> None:
+        if not (_asked and issubclass(lost.exc_type, (KeyboardInterrupt, SystemExit))):
+            tell(lost)
+
+    sys.unraisablehook = tell_others
 
 
 def end_if_asked() -> None:

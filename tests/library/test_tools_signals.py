@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from tools.host import Host
 from tools.server import Server
 from tools.signals import end_if_asked, end_on_signals
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # nothing is said of it
 ENDS = pytest.mark.parametrize(
     ("number", "end", "status"),
     [(signal.SIGINT, KeyboardInterrupt, 130), (signal.SIGTERM, SystemExit, 143)],
@@ -42,6 +43,7 @@ def lose(number: int) -> None:
 def heeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setattr(signals, "_asked", [])
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
     end_on_signals()
     yield
     for number, handler in before.items():
