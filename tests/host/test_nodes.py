@@ -202,7 +202,9 @@ def digest(*values: Any) -> list[str]:
     return [hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest() for tensor in tensors]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     size=st.tuples(st.integers(1, 120), st.integers(1, 120)),
     batch=st.integers(1, 3),

@@ -157,7 +157,7 @@ def test_of_two_processes_each_file_has_one_writer(tmp_path: Path, root: Path) -
         subprocess.Popen([*command, str(i)], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for i in range(2)
     ]
-    won = [int(writer.communicate("\n", timeout=120)[0]) for writer in writers]
+    won = [int(writer.communicate("\n", timeout=500)[0]) for writer in writers]
     assert sum(won) == 20
     assert sorted(os.listdir(tmp_path)) == sorted(f"{index}.safetensors" for index in range(20))
     owners = []
