@@ -66,6 +66,11 @@ def test_every_path_is_there_and_no_other(api: Api) -> None:
                 assert answer.headers["Allow"] == ", ".join(sorted(map(str.upper, methods)))
 
 
+def has_lists(form: Any) -> bool:
+    """A form cannot say a list: its items are sent under names of their own, and of an empty one nothing is."""
+    return isinstance(form, dict) and any(isinstance(value, list) for value in form.values())
+
+
 @SCHEMA.parametrize()
 @settings(
     max_examples=25,
@@ -76,6 +81,8 @@ def test_every_path_is_there_and_no_other(api: Api) -> None:
     suppress_health_check=list(HealthCheck),
 )
 def test_requests_that_nobody_thought_of(case: Any, server: Any) -> None:
+    if case.media_type == "multipart/form-data" and has_lists(case.body):
+        return
     shrink(case.path, case.body)
     empty_queue(Api(server.url))  # or a request that waits for its end would wait for all before it
     case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=60)
