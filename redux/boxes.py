@@ -89,7 +89,12 @@ def draw_regions(boxes: tuple[Box, ...], height: int, width: int, softness: floa
 
     Args:
         softness: 0 (hard) to 1.
+
+    Raises:
+        ValueError: it is another number, or none.
     """
+    if not 0 <= softness <= 1:
+        raise ValueError(f"The softness is {softness:g}; 0 to 1 is needed.")
     ramp = softness * min(height, width)
     rows = [_profile(box.y, box.y + box.height, height, ramp) for box in boxes]
     columns = [_profile(box.x, box.x + box.width, width, ramp) for box in boxes]

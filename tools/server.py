@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -122,6 +123,10 @@ class Server:
         """Why the server is gone, or None while it runs."""
         if self.process is not None and self.process.poll() is None:
             return None
+        code = self.process.returncode if self.process is not None else 0
+        if code < 0:  # whatever the log says last has not ended it
+            why = ", as a system does that has no memory left" if -code == signal.SIGKILL else ""
+            return f"ComfyUI {self.host.version} was killed by {signal.Signals(-code).name}{why} (log: {self.log})."
         return f"ComfyUI {self.host.version} ended: {self._last_error()}"
 
     def _lay_out(self) -> None:

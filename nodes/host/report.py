@@ -26,6 +26,8 @@ def show_on_node(text: str, node_id: str | None = None) -> None:
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if node_id is not None and server is not None:
         server.send_progress_text(text, node_id, server.client_id)
+        # Newer pages take all such texts away when a job ends; ours stay (web/sentences.js).
+        server.send_sync("redux.sentence", {"node": node_id, "text": text}, server.client_id)
 
 
 def note_on_node(text: str, node_id: str | None = None) -> None:

@@ -25,6 +25,7 @@ from .mark import Chunk, Chunks
 PARTS = 16  # of the picture that are remembered
 BLANK = 64  # pixels of the hint of references without a region
 FINE = 512  # a coarser region is enlarged, so that tiles are cut where they are
+LARGE = 4096  # but no side of it beyond this
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def draw_hint(references: Sequence[Reference]) -> Tensor:
     if not regions:
         return torch.ones(1, len(references), BLANK, BLANK)
     size = [max(region.shape[side] for region in regions) for side in (1, 2)]
-    factor = -(-FINE // min(size)) if min(size) < FINE else 1
+    factor = max(1, min(-(-FINE // min(size)), LARGE // max(size)))
     height, width = (factor * side for side in size)
     batch = math.lcm(*map(len, regions))
     hint = torch.ones(batch, len(references), height, width)

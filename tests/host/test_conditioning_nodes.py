@@ -189,6 +189,7 @@ def test_a_reference_that_will_be_left_out_is_told(
     sent: list[tuple[str, str]] = []
     server.PromptServer.instance.client_id = "page"
     server.PromptServer.instance.send_progress_text = lambda text, node, _: sent.append((text, node))
+    server.PromptServer.instance.send_sync = lambda *_: None
     monkeypatch.setitem(sys.modules, "server", server)
     with CurrentNodeContext("id", "0"), caplog.at_level("WARNING"):
         scene.apply(scene.text, scene.tokens())

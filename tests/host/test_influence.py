@@ -159,6 +159,7 @@ def run_as(scene: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     server.PromptServer.instance.prompt_queue.currently_running[0][2].update(wires)
     server.PromptServer.instance.client_id = "page"
     server.PromptServer.instance.send_progress_text = lambda text, node_id, _: said.append((node_id, text))
+    server.PromptServer.instance.send_sync = lambda *_: None
     monkeypatch.setitem(sys.modules, "server", server)
     context = lambda node_id: CurrentNodeContext("prompt", node_id)  # noqa: E731
     context.said = said

@@ -15,7 +15,9 @@ from comfy_execution.utils import CurrentNodeContext
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     """What was sent to the page, as (text, node, client)."""
     sent: list[tuple[str, str, str]] = []
-    instance = SimpleNamespace(client_id="page", send_progress_text=lambda *message: sent.append(message))
+    instance = SimpleNamespace(
+        client_id="page", send_progress_text=lambda *message: sent.append(message), send_sync=lambda *_: None
+    )
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
     return sent
 
@@ -97,3 +99,13 @@ def test_refused_before_it_runs(node: str, inputs: dict[str, Any], part: str, re
 )
 def test_what_is_good_is_let_through(node: str, inputs: dict[str, Any], redux_nodes: dict[str, Any]) -> None:
     assert redux_nodes[node].validate_inputs(**inputs) is True
+
+
+def test_newer_pages_are_told_to_keep_the_sentence(pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[Any, ...]] = []
+    instance = SimpleNamespace(
+        client_id="page", send_progress_text=lambda *_: None, send_sync=lambda *message: sent.append(message)
+    )
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
+    pack.nodes.host.report.show_on_node("It is so.", "7:3")
+    assert sent == [("redux.sentence", {"node": "7:3", "text": "It is so."}, "page")]

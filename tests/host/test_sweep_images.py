@@ -23,6 +23,7 @@ class Page:
         self.module = queue_with("", "KSampler")
         server = self.module.PromptServer.instance
         server.client_id, server.send_progress_text = "page", lambda text, node, _: self.shown.append((text, node))
+        server.send_sync = lambda *_: None
         prompt = server.prompt_queue.currently_running[0][2]
         prompt["0"].update(before)
         prompt["1"]["inputs"]["latent_image"] = ["0", 0]

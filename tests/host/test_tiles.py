@@ -101,6 +101,16 @@ def test_a_reference_without_a_region_can_be_cut(scene: Any, options: dict[str, 
         assert torch.equal(mine, sample(scene, scene.flux, NOISE[..., columns], conditioning, steps=4))
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 4000), (1, 4000, 1), (1, 3, 2000), (1, 1, 1)])
+def test_a_thin_region_is_not_made_large(scene: Any, shape: tuple[int, ...]) -> None:
+    """A mask of 1 x 4000 pixels once became a picture of a thousand million, and took all memory."""
+    region = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    conditioning = scene.apply(scene.text, scene.tokens(), region=region, strength=0.4)
+    hint = conditioning[0][1]["control"].cond_hint_original
+    assert max(hint.shape[2:]) <= 4096 and hint.shape[3] * shape[1] == hint.shape[2] * shape[2]
+    assert bool(torch.isfinite(sample(scene, scene.flux, NOISE, conditioning)).all())
+
+
 def tiled(scene: Any, model: Any) -> Any:
     """A model that is called for both halves in one batch, with controls that are asked for them."""
     model = model.clone()

@@ -94,3 +94,9 @@ def test_the_preview_shows_each_region_in_its_colour() -> None:
     assert max(drawing_YX3.shape[:2]) == 512 and drawing_YX3.min() >= 0 and drawing_YX3.max() <= 1
     left, right = drawing_YX3[20, 20], drawing_YX3[20, -20]
     assert left[0] > left[2] + 0.1 and right[2] > right[0] + 0.1  # orange and blue
+
+
+@pytest.mark.parametrize("softness", [-0.1, 1.5, float("nan")])
+def test_another_softness_is_refused(softness: float) -> None:
+    with pytest.raises(ValueError, match="The softness is .*; 0 to 1 is needed."):
+        regions_of_layout("left, right", 8, 8, softness)

@@ -35,6 +35,15 @@ class TestServer:
         assert process.poll() is not None
         assert server.explain_end() is not None
 
+    def test_a_killed_server_is_said_to_be_killed(self, tmp_path: Path) -> None:
+        """And not by an error that a job has had before."""
+        with self.serve(tmp_path) as server:
+            assert server.process is not None
+            server.process.kill()
+            server.process.wait()
+            server.log.write_text("ValueError: of a job\n")
+            assert "was killed by SIGKILL, as a system does that has no memory left" in str(server.explain_end())
+
     def test_early_death_is_one_sentence(self, tmp_path: Path) -> None:
         with pytest.raises(ToolError, match="ended at its start: ImportError: no module of that kind") as caught:
             self.serve(tmp_path, "die").start()
