@@ -1,9 +1,16 @@
 // Links between help pages. ComfyUI's page opens every link of a help text in a new tab, and takes a relative one from
-// its own address, where nothing is. A link to NODE.md shows that page in the same panel instead, with a way back.
+// its own address, where nothing is; newer ones take it from our folder. A link to NODE.md shows that page in the same
+// panel instead, with a way back.
 import { app } from "../../scripts/app.js";
 
 const NAME = /^(Redux\w+)\.md$/;
 const DOCS = new URL("./docs/", import.meta.url);
+const PANEL = ":is(.markdown-content, .comfy-markdown-content)"; // older pages and newer ones
+
+function nameOf(link) {
+  const { pathname } = new URL(link?.getAttribute("href") ?? "", DOCS);
+  return pathname.startsWith(DOCS.pathname) ? NAME.exec(pathname.slice(DOCS.pathname.length))?.[1] : undefined;
+}
 
 // As ComfyUI looks for a page: in the page's language first.
 async function read(name) {
@@ -40,11 +47,11 @@ app.registerExtension({
   name: "redux.help_links",
   setup() {
     document.addEventListener("click", (event) => {
-      const link = event.target.closest?.(".markdown-content a[href]");
-      const name = NAME.exec(link?.getAttribute("href") ?? "")?.[1];
+      const link = event.target.closest?.(`${PANEL} a[href]`);
+      const name = nameOf(link);
       if (!name) return;
       event.preventDefault();
-      show(link.closest(".markdown-content"), name);
+      show(link.closest(PANEL), name);
     });
   },
 });

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="no Chromium is 
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "nodes" / "web" / "docs"
-PAGE = "[...document.querySelectorAll('.node-help-content .markdown-content')].at(-1)"
+PAGE = "[...document.querySelectorAll('.node-help-content :is(.markdown-content, .comfy-markdown-content)')].at(-1)"
 SELECT = """(() => {
   app.graph.clear();
   const node = LiteGraph.createNode(%s);
@@ -40,7 +40,7 @@ SHOWN = """(() => {
     missing: [...page.querySelectorAll("img")].filter((image) => !image.naturalWidth).map((image) => image.src),
     overflows: page.scrollWidth > page.clientWidth + 1,
     pictures: page.querySelectorAll("img").length,
-    links: [...page.querySelectorAll("a")].map((link) => link.getAttribute("href")),
+    links: [...page.querySelectorAll("a")].map((link) => link.getAttribute("href").replace(/^.extensions.*docs./, "")),
   };
 })()"""
 
@@ -89,9 +89,9 @@ def test_a_link_shows_that_page_in_the_panel(server: Server, client: Client, tmp
         async with browser.Browser(server.url, tmp_path / "chromium", (1440, 800)) as page:
             await page.started("ReduxApply")
             await open_page(page, "ReduxApply", "Apply Redux")
-            await page.evaluate(f"{PAGE}.querySelector('a[href=\"ReduxEncode.md\"]').click()")
+            await page.evaluate(f"{PAGE}.querySelector('a[href$=\"ReduxEncode.md\"]').click()")
             assert await page.until(SHOWN % (PAGE, json.dumps("Encode Reference")))
-            await page.evaluate(f"{PAGE}.querySelector('a[href=\"ReduxPool.md\"]').click()")
+            await page.evaluate(f"{PAGE}.querySelector('a[href$=\"ReduxPool.md\"]').click()")
             assert await page.until(SHOWN % (PAGE, json.dumps("Pool Reference")))
             for title in ("Encode Reference", "Apply Redux"):
                 await page.evaluate(f"{PAGE}.querySelector('a[aria-label=back]').click()")
