@@ -50,7 +50,8 @@ def graph_with(case: str) -> Iterator[list[int]]:
     if case != CASES[0]:
         prompt["2"] = {"class_type": "ReduxInfluence", "inputs": {"images": ["1", 0]}}
     queue = SimpleNamespace(currently_running={0: (0, "id", prompt, {}, [])})
-    page = SimpleNamespace(prompt_queue=queue, client_id="page", send_progress_text=lambda *_: None)
+    sent = {"send_progress_text": lambda *_: None, "send_sync": lambda *_: None}
+    page = SimpleNamespace(prompt_queue=queue, client_id="page", **sent)
     before = sys.modules.get("server"), comfy.utils.PROGRESS_BAR_HOOK
     sys.modules["server"] = SimpleNamespace(PromptServer=SimpleNamespace(instance=page))  # type: ignore[assignment]
     comfy.utils.set_progress_bar_global_hook(show if case == CASES[2] else None)
