@@ -63,6 +63,12 @@ def _say_where_it_is_left_out() -> None:
         show_on_node(text)
 
 
+def check_strength(strength: float | None) -> None:
+    """Raises ValueError where a strength, None for a connected one, is outside of what a reference can have."""
+    if strength is not None and not 0 <= strength <= MAX_STRENGTH:
+        raise ValueError(f"The strength is {strength:.10g}; 0 to {MAX_STRENGTH:g} is needed.")
+
+
 def are_numbers(*values: Any) -> bool:
     """Whether all are numbers or come by wire (None). ComfyUI checks a prompt that holds none as well, and names it."""
     return all(value is None or isinstance(value, (int, float)) for value in values)

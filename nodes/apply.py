@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..redux.reference import Reference
 from ..redux.schedule import Schedule
 from ..redux.tokens import ReduxTokens
-from .acting import MAX_STRENGTH, SLIDER, are_numbers, optional_inputs, put_in
+from .acting import SLIDER, are_numbers, check_strength, optional_inputs, put_in
 from .host.prompt_graph import influence_wanted
 from .presets import NONE, block_weights, fingerprint
 from .types import CATEGORY, ReduxTokensType
@@ -56,9 +56,8 @@ class ReduxApply(io.ComfyNode):
         """Refuse before anything runs what needs no tensors to be known; a connected value is None here."""
         if not are_numbers(strength, start_percent, end_percent):
             return True
-        if strength is not None and not 0 <= strength <= MAX_STRENGTH:
-            return f"The strength is {strength:.10g}; 0 to {MAX_STRENGTH:g} is needed."
         try:
+            check_strength(strength)
             start, end = 0.0 if start_percent is None else start_percent, 1.0 if end_percent is None else end_percent
             if start_percent is not None or end_percent is not None:
                 Schedule(start, end)

@@ -9,7 +9,7 @@ from ..redux.reference import Reference
 from ..redux.schedule import Schedule
 from ..redux.sweep import MAX_VALUES, draw_sheet, parse_values
 from ..redux.tokens import ReduxTokens
-from .acting import MAX_STRENGTH, SLIDER, are_numbers, optional_inputs, put_in
+from .acting import MAX_STRENGTH, SLIDER, are_numbers, check_strength, optional_inputs, put_in
 from .host.latent import repeat_latent
 from .host.prompt_graph import influence_wanted
 from .image_file import check_pictures
@@ -57,9 +57,8 @@ class ReduxSweep(io.ComfyNode):
         """Refuse before anything runs what needs no tensors to be known; a connected value is None here."""
         if not are_numbers(strength, start_percent, end_percent):
             return True
-        if strength is not None and not 0 <= strength <= MAX_STRENGTH:
-            return f"The strength is {strength:.10g}; 0 to {MAX_STRENGTH:g} is needed."
         try:
+            check_strength(strength)
             block_weights(NONE if preset is None else preset, blocks or "")
             if what is not None and values is not None:
                 read_values(values, what, start_percent or 0.0)

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..redux.reference import RESPONSES, Reference
 from ..redux.schedule import Schedule
-from .acting import MAX_STRENGTH, SLIDER, are_numbers, check_region, schedule_inputs
+from .acting import SLIDER, are_numbers, check_region, check_strength, schedule_inputs
 from .host.conditioning import weigh_pictures
 from .host.mask import read_mask
 from .host.prompt_graph import influence_wanted
@@ -44,9 +44,8 @@ class ReduxWeighLatents(io.ComfyNode):
         """Refuse before anything runs what needs no tensors to be known; a connected value is None here."""
         if not are_numbers(strength, start_percent, end_percent):
             return True
-        if strength is not None and not 0 <= strength <= MAX_STRENGTH:
-            return f"The strength is {strength:.10g}; 0 to {MAX_STRENGTH:g} is needed."
         try:
+            check_strength(strength)
             Schedule(start_percent or 0.0, 1.0 if end_percent is None else end_percent)
         except ValueError as error:
             return str(error)

@@ -63,11 +63,6 @@ class GroupPlan:
     joined: tuple[Group, ...]
     rows: tuple[tuple[int, tuple[int, ...]], ...]
 
-    @property
-    def can_be_fully_masked(self) -> bool:
-        """Some query may have weight 0 for every key."""
-        return all(group.can_be_masked for group in self.joined)
-
     @cached_property
     def shares(self) -> tuple[Share, ...]:
         """The different shares below one, in the order of the keys; groups of one share act together."""

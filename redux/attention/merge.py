@@ -13,7 +13,7 @@ Shapes: B batch, H heads, L queries, K keys, D head size, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -97,7 +97,7 @@ def merged_attention(
     groups = runs.split(plan.tracked if return_shares else plan.joined)
     longest = max(groups, key=lambda group: group.stop - group.start)
     base = _merge([group for group in groups if not group.is_partial], attend, q_BHLD)
-    counts = _mix(base, groups, attend, plan) if plan.shares else [(base, None)]
+    counts = _mix(base, groups, attend, plan, q_BHLD) if plan.shares else [(base, None)]
     if not return_shares:
         return base.out_BHLD, None
     shape = q_BHLD.shape[0], plan.num_groups + 1, q_BHLD.shape[2]
@@ -118,10 +118,9 @@ def _combine_(parts: list[Tensor], lses: list[Tensor]) -> Tensor:
     return total
 
 
-def _merge(groups: Sequence[Group], attend: Attend, q_BHLD: Tensor | None = None) -> _Merged:
-    """The groups merged; for `q_BHLD`, where there may be none."""
+def _merge(groups: Sequence[Group], attend: Attend, q_BHLD: Tensor) -> _Merged:
+    """The groups merged, of which there may be none."""
     if not groups:
-        assert q_BHLD is not None
         total_BHL = torch.full(q_BHLD.shape[:3], MASKED, dtype=torch.float32, device=q_BHLD.device)
         return _Merged(torch.zeros_like(q_BHLD), total_BHL)
     out_BHLD, total_BHL = attend(groups[0])
@@ -135,26 +134,26 @@ def _merge(groups: Sequence[Group], attend: Attend, q_BHLD: Tensor | None = None
 
 
 def _mix(
-    base: _Merged, groups: Sequence[Group], attend: Attend, plan: GroupPlan
-) -> list[tuple[_Merged, Tensor | None]]:
-    """Fold the groups with shares below one into the output of `base`; what counts how much in it."""
-    merged = [_merge([group for group in groups if group.has_share(share)], attend) for share in plan.shares]
+    base: _Merged, groups: Sequence[Group], attend: Attend, plan: GroupPlan, q_BHLD: Tensor
+) -> Iterable[tuple[_Merged, Tensor | None]]:
+    """Fold the groups with shares below one into the output of `base`; what counts how much in it, once it is read."""
+    merged = [_merge([group for group in groups if group.has_share(share)], attend, q_BHLD) for share in plan.shares]
     parts, lses = [one.out_BHLD for one in (base, *merged)], [one.total_BHL for one in (base, *merged)]
     if can_fuse(base.out_BHLD):
         found_nBHL = _blend_(parts, lses, plan)
     else:
         found_nBHL = _step_(parts, lses, plan, base.can_be_fully_masked)
-    return list(zip([base, *merged], found_nBHL, strict=True))
+    return zip([base, *merged], found_nBHL, strict=True)
 
 
-def _blend_(parts: list[Tensor], lses: list[Tensor], plan: GroupPlan) -> Sequence[Tensor]:
+def _blend_(parts: list[Tensor], lses: list[Tensor], plan: GroupPlan) -> Iterable[Tensor]:
     """The mixture into the first part, and what each counts in it: a merge by the logarithms of that."""
     logits_nBHL = mixture_logits(lses, shares_beside_one(plan, lses[0].device))
     first = logits_nBHL[0]
     for start in range(1, len(parts), PARTS - 1):
         some = slice(start, start + PARTS - 1)
         first = fuse_([parts[0], *parts[some]], [first, *logits_nBHL[some]])
-    return logits_nBHL.exp().unbind()
+    return map(torch.exp, logits_nBHL)
 
 
 def _step_(parts: list[Tensor], lses: list[Tensor], plan: GroupPlan, can_be_fully_masked: bool) -> Sequence[Tensor]:
