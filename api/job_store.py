@@ -191,8 +191,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise Spoilt(verdict)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")
+        write_ahead(database, 1.0)
         database.execute("BEGIN IMMEDIATE")
         database.execute(_SCHEMA)
         known = [row[1] for row in database.execute("PRAGMA table_info(jobs)")]
@@ -210,6 +209,25 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def write_ahead(database: sqlite3.Connection, seconds: float) -> None:
+    """Let readers and one writer work at once. Of two connections that switch a new file over, SQLite refuses one at
+    once, without the wait that it keeps for other locks: that one asks again, for so many seconds.
+
+    Raises:
+        sqlite3.OperationalError: the file stays locked, or cannot be written.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    database.execute("PRAGMA synchronous=NORMAL")
 
 
 def _is_spoilt(path: Path, error: Exception) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..job_store import StoreError
+from ..job_store import StoreError, write_ahead
 
 try:
     import sqlalchemy as sa
@@ -205,8 +205,7 @@ def _options(kind: str) -> dict[str, Any]:
 
 
 def _tune_sqlite(connection: sqlite3.Connection, _: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    write_ahead(connection, ANSWER_SECONDS)
 
 
 def _reason(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ def test_of_many_gateways_one_takes_a_key(database_url: str) -> None:
 
     def take(index: int) -> None:
         own = stores.PoolStore(database_url)
-        gate.wait()
+        gate.wait(60)  # one that could not open its store must not keep the others for ever
         try:
             taken.append(own.put(job(index, key="k" * 64)).id)
         except jobs.Repeated as error:
@@ -94,6 +95,21 @@ def test_of_many_gateways_one_takes_a_key(database_url: str) -> None:
     for thread in threads:
         thread.join()
     assert len(taken) == 4 and len(set(taken)) == 1
+
+
+@pytest.mark.parametrize("kind", ["local", "pool"])
+def test_a_new_file_that_another_is_making_is_waited_for(tmp_path: Path, kind: str) -> None:
+    """SQLite refuses to switch a file over at once, whatever time-out a connection has, while another has begun to
+    write to it: what two gateways, or a gateway and a worker, that start together may meet."""
+    path = tmp_path / "jobs.sqlite"
+    maker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    maker.execute("BEGIN IMMEDIATE")
+    ending = threading.Timer(0.3, maker.execute, ["COMMIT"])
+    ending.start()
+    opened = stores.PoolStore(f"sqlite:///{path}") if kind == "pool" else local.JobStore(path)
+    ending.join()
+    check_interface(opened)
+    opened.close(), maker.close()
 
 
 def test_lists_of_a_caller_in_either_order(either: Any) -> None:
