@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..redux.pictures import to_unit
 from ..redux.reference import RESPONSES, Reference, place_tokens
 from ..redux.schedule import CURVES
 from ..redux.tokens import ReduxTokens
@@ -78,16 +79,15 @@ def check_region(region: torch.Tensor | None) -> torch.Tensor | None:
     """A MASK [B, H, W], [B, 1, H, W] or [H, W] as [B, H, W] in 0..1.
 
     Raises:
-        ValueError: another shape, an empty mask, or values that are not finite.
+        ValueError: another shape, an empty mask, or values that no mask has.
     """
     if region is None:
         return None
-    region = region.float()
     if region.ndim == 4 and region.shape[1] == 1:
         region = region[:, 0]
-    if region.ndim not in (2, 3) or region.numel() == 0 or not bool(torch.isfinite(region).all()):
-        raise ValueError(f"The region has shape {tuple(region.shape)}; a finite mask [batch, height, width] is needed.")
-    return region.reshape(-1, *region.shape[-2:]).cpu().clamp(0, 1)
+    if region.ndim not in (2, 3) or region.numel() == 0:
+        raise ValueError(f"The region has shape {tuple(region.shape)}; a mask [batch, height, width] is needed.")
+    return to_unit(region.reshape(-1, *region.shape[-2:]).cpu(), "region")
 
 
 def optional_inputs(lazy: bool = False) -> list[io.Input]:

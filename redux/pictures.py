@@ -178,10 +178,10 @@ def _check_images(images: Tensor) -> Tensor:
         raise ValueError("The reference is an empty batch; at least one picture is needed.")
     if min(height, width) < 1:
         raise ValueError(f"The reference is {width} x {height} pixels; at least 1 x 1 is needed.")
-    return _to_unit(images, "reference").movedim(-1, 1)
+    return to_unit(images, "reference").movedim(-1, 1)
 
 
-def _to_unit(values: Tensor, what: str) -> Tensor:
+def to_unit(values: Tensor, what: str) -> Tensor:
     """Integers and floats -> fp32 in 0..1."""
     if values.dtype in (torch.uint8, torch.uint16):
         return values.to(torch.float32) / torch.iinfo(values.dtype).max
@@ -206,5 +206,5 @@ def _check_mask(mask: Tensor, images_BCYX: Tensor) -> Tensor:
             f"The mask has shape {tuple(mask.shape)}; [H, W], or [B, H, W] with one for each of {batch} pictures, "
             "is needed."
         )
-    mask_B1YX = _to_unit(mask.reshape(-1, 1, *mask.shape[-2:]).to(images_BCYX.device), "mask")
+    mask_B1YX = to_unit(mask.reshape(-1, 1, *mask.shape[-2:]).to(images_BCYX.device), "mask")
     return resize_mask(mask_B1YX, (height, width)).expand(batch, -1, -1, -1)

@@ -135,18 +135,9 @@ class BlockWeights:
         kind, factor = match[1].lower(), float(match[6])
         if not 0 <= factor < math.inf:
             raise ValueError(f"The block rule '{text}' has the factor {factor:g}; a number from 0 up is needed.")
-        top = BLOCK_COUNTS[kind] - 1
-        start, stop = _span(match[2], match[3], top)
-        if not start <= stop <= top:
-            raise ValueError(f"The block rule '{text}' names blocks that FLUX.1 does not have; {kind}: 0-{top} exist.")
-        if match[4] is None:
-            return kind, start, stop, factor
-        first, last = _span(match[4], match[5], HEAD_COUNT - 1)
-        if not first <= last < HEAD_COUNT:
-            raise ValueError(
-                f"The block rule '{text}' names heads that FLUX.1 does not have; h0-{HEAD_COUNT - 1} exist."
-            )
-        return kind, start, stop, factor, first, last
+        blocks = _span(text, match[2], match[3], BLOCK_COUNTS[kind], "blocks", f"{kind}: ")
+        heads = () if match[4] is None else _span(text, match[4], match[5], HEAD_COUNT, "heads", "h")
+        return kind, *blocks, factor, *heads
 
     def factor(self, kind: str, index: int, heads: int = HEAD_COUNT) -> float | tuple[float, ...]:
         """The factor of the block `index` of a kind, "double" or "single"; one for each head where they differ."""
@@ -166,6 +157,15 @@ class BlockWeights:
         return found
 
 
-def _span(first: str | None, last: str | None, top: int) -> tuple[int, int]:
+def _span(rule: str, first: str | None, last: str | None, count: int, what: str, prefix: str) -> tuple[int, int]:
     """Numbers of a rule: one, from one to another, or all."""
-    return (0, top) if first is None else (int(first), int(last or first))
+    if first is None:
+        return 0, count - 1
+    start, stop = int(first), int(last or first)
+    if start > stop:
+        raise ValueError(f"The block rule '{rule}' counts down from {start} to {stop}; the lower number comes first.")
+    if stop >= count:
+        raise ValueError(
+            f"The block rule '{rule}' names {what} that FLUX.1 does not have; {prefix}0-{count - 1} exist."
+        )
+    return start, stop

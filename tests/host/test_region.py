@@ -112,7 +112,22 @@ def test_the_mask_of_a_picture_without_alpha_is_no_region(scene: Any, monkeypatc
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("region", [torch.full((1, 8, 8), torch.nan), torch.zeros(1, 0, 8), torch.zeros(1, 3, 8, 8)])
-def test_a_region_that_is_no_mask_is_refused(scene: Any, region: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="finite mask"):
+def test_a_region_of_integers_is_read_as_a_mask_is(scene: Any) -> None:
+    tokens, levels = scene.tokens(), torch.full((1, 9, 9), 51, dtype=torch.uint8)
+    region = scene.sample(scene.apply(scene.text, tokens, region=levels, strength=2.0))
+    assert relative(region, scene.sample(scene.apply(scene.text, tokens, strength=0.4))) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("region", "sentence"),
+    [
+        (torch.full((1, 8, 8), torch.nan), "The region has 64 values that are NaN or infinite; numbers from 0 to 1"),
+        (torch.full((1, 8, 8), 255.0), "The region has values of 255 on average; floats in 0..1, or uint8, are needed"),
+        (torch.ones(1, 8, 8, dtype=torch.int64), "The region has dtype torch.int64; floats in 0..1, uint8"),
+        (torch.zeros(1, 0, 8), r"The region has shape \(1, 0, 8\); a mask \[batch, height, width\] is needed"),
+        (torch.zeros(1, 3, 8, 8), r"The region has shape \(1, 3, 8, 8\); a mask"),
+    ],
+)
+def test_a_region_that_is_no_mask_is_refused(scene: Any, region: torch.Tensor, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         scene.apply(scene.text, scene.tokens(), region=region)

@@ -140,7 +140,7 @@ WRONG = {
     "index": ({"picture": 3}, "no reference latent 3 in the conditioning, which has 2; 0 means all"),
     "NaN": ({"strength": float("nan")}, "The strength is nan; a number from 0 up"),
     "below 0": ({"strength": -1.0}, "The strength is -1; a number from 0 up"),
-    "region": ({"region": torch.full((1, 4, 4), torch.nan)}, "a finite mask"),
+    "region": ({"region": torch.full((1, 4, 4), torch.nan)}, "has 16 values that are NaN or infinite"),
     "time": ({"start_percent": 0.6, "end_percent": 0.2}, "acts from 0.6 to 0.2"),
     "response": ({"response": "odd"}, "There is no response 'odd'"),
 }
