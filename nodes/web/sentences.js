@@ -41,6 +41,15 @@ function hear({ detail: { node: id, text } }) {
   }
 }
 
+/** What a run said of a node is over when the node runs anew: a sampler that has no reference any more says nothing. */
+function runsAnew({ detail: running }) {
+  for (const [node, { id }] of said) {
+    if (String(id) !== String(running)) continue;
+    said.delete(node);
+    clear(node);
+  }
+}
+
 function sayAgain() {
   for (const [node, { id, text }] of said) {
     if (nodeOf(id) !== node) said.delete(node); // its graph is not open any more
@@ -52,6 +61,7 @@ app.registerExtension({
   name: "redux.sentences",
   setup() {
     api.addEventListener("redux.sentence", hear);
+    api.addEventListener("executing", runsAnew);
     for (const end of ENDS) api.addEventListener(end, () => setTimeout(sayAgain, LATER));
   },
 });

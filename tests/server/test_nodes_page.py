@@ -43,6 +43,10 @@ SENTENCE = """(() => {
   const node = app.graph._nodes.find(({type}) => type === "%s");
   return node.widgets.find(({name}) => name === "$$node-text-preview")?.value ?? null;
 })()"""
+SAY = """(() => {  // as nodes/host/report.py does
+  app.api.dispatchCustomEvent("progress_text", {nodeId: "1", text: "%s"});
+  app.api.dispatchCustomEvent("redux.sentence", {node: "1", text: "said"});
+})()"""
 SET = """(() => {
   const node = app.graph._nodes.find(({type}) => type === "%s");
   node.widgets.find(({name}) => name === "%s").value = %s;
@@ -68,8 +72,12 @@ async def load(page: browser.Browser, graph: dict[str, Any]) -> None:
 
 async def sentences_come_and_go(page: browser.Browser, shots: Path, rendering: str) -> None:
     await load(page, GRAPH)
+    await page.evaluate(SAY % "A run before said this of a node that is not ours.")
+    assert await page.until(SENTENCE % "EmptyImage")
+    await page.evaluate(SET % ("EmptyImage", "color", len(rendering)))  # what is kept from a run is not run again
     end = await page.evaluate(RUN)
     assert end["kind"] == "execution_error"
+    await page.until(f"{SENTENCE % 'EmptyImage'} === null")
     said = await page.until(SENTENCE % "ReduxSweepSheet")
     assert said == "There are 1 pictures and 2 labels; one line for each picture is needed."
     await page.screenshot(shots / f"error-{rendering}.png")
