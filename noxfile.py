@@ -108,6 +108,13 @@ for _version in ("", *host.RELEASES):
         on_host(_tier, _version, ["test-all"] if _version else _tags)
 
 
+@nox.session(name="newest-page", tags=["test-all"])
+def newest_page(session: nox.Session) -> None:
+    """The pack on a newer page than the newest known ComfyUI asks for."""
+    files = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests" / "server").glob("*page*.py"))]
+    python(session, "pytest", *files, *session.posargs, REDUX_PAGE=host.NEWEST_PAGE)
+
+
 @nox.session(tags=["test", "test-all"])
 def pool(session: nox.Session) -> None:
     """The endpoints over several machines."""

@@ -44,6 +44,8 @@ RELEASES = {
     "0.18.0": Release("1.2.0", "863d6447b25f74214ed139ac451905ba6f8ce8f478019b4eb2ffef296c9b9f48"),
 }
 
+NEWEST_PAGE = "1.58.1"  # of comfyui-frontend-package, which is newer than the newest known ComfyUI asks for
+
 
 @dataclass(frozen=True)
 class Host:
@@ -82,6 +84,25 @@ def ensure(
     if not path.is_dir():
         _fetch(version, path, python)
     return Host(path, _read_version(path), own=False)
+
+
+def ensure_page(version: str, environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Path:
+    """Another version of ComfyUI's page than the host's own, fetched on first use; for ComfyUI's --front-end-root.
+
+    Raises:
+        ToolError: it cannot be fetched.
+    """
+    folder = hosts_folder(environ, root) / f"page-{version}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _scratch(folder.parent) as scratch:
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--retries=2", "--no-deps"]
+            command += ["--target", str(scratch / "page"), f"comfyui-frontend-package=={version}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise ToolError(explain_failure(f"ComfyUI's page {version}", done.stderr, folder.parent))
+            _move_into_place(scratch / "page", folder)
+    return folder / "comfyui_frontend_package" / "static"
 
 
 def hosts_folder(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Path:

@@ -1,6 +1,7 @@
 """One real, headless ComfyUI for the whole tier, reached over HTTP and websocket as any client reaches it.
 
-The version is that of REDUX_HOST, or else the user's own ComfyUI, or else the newest known. Its models are the small
+The version is that of REDUX_HOST, or else the user's own ComfyUI, or else the newest known; the version of the page is
+that of REDUX_PAGE, or else the one that this ComfyUI asks for. Its models are the small
 random-weight ones of tools/checkpoints.py, beside broken files that tests ask for by name.
 """
 
@@ -27,11 +28,18 @@ SIDE, STEPS = 128, 3
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def page_arguments() -> list[str]:
+    """ComfyUI's arguments for the page of REDUX_PAGE, or else the host's own."""
+    version = os.environ.get("REDUX_PAGE")
+    return ["--front-end-root", str(host.ensure_page(version))] if version else []
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, page_arguments: list[str]) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("comfyui")
     checkpoints.write_checkpoints(folder / "models")
     _write_broken(folder / "models")
-    with Server(host.ensure(os.environ.get("REDUX_HOST") or None), folder) as running:
+    with Server(host.ensure(os.environ.get("REDUX_HOST") or None), folder, arguments=page_arguments) as running:
         yield running
 
 

@@ -16,7 +16,7 @@ from tools.client import Client
 from tools.server import Server
 
 KNOWN = "app.extensionManager.command.commands.some((command) => command.id === 'Redux.ConvertWorkflow')"
-TOLD = "document.querySelector('.p-toast')?.innerText ?? ''"
+TOLD = "document.body.innerText"  # newer pages show what they tell in another element
 PROMPT = "app.graphToPrompt().then((prompt) => prompt.output)"
 RUN = 'app.extensionManager.command.execute("Redux.ConvertWorkflow")'
 OPEN = "app.extensionManager.workflow.openWorkflows.length"

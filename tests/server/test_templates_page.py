@@ -95,11 +95,11 @@ TOGGLE_APP = "app.extensionManager.command.execute('Comfy.ToggleLinear')"
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def fresh(tmp_path_factory: pytest.TempPathFactory, page_arguments: list[str]) -> Iterator[Server]:
     """The machine that `make serve` makes."""
     folder = tmp_path_factory.mktemp("serve")
     furnish(folder)
-    with Server(host.ensure(os.environ.get("REDUX_HOST") or None), folder) as running:
+    with Server(host.ensure(os.environ.get("REDUX_HOST") or None), folder, arguments=page_arguments) as running:
         yield running
 
 
