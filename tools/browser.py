@@ -19,8 +19,9 @@ PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 PATIENCE = 120.0
 """Seconds after which what the page does not do is taken for missing; a busy machine is slow, not wrong."""
-FRAMES = 40
-"""Drawings of the page in which what moves at all has moved; 0.7 s where the machine has nothing else to do."""
+FRAMES, REST = 8, 500
+"""Drawings of the page, and milliseconds at least, in which what moves at all has moved. A machine that is busy or has
+no GPU may draw three times a second."""
 FIRST_WORKFLOW = 8
 """Seconds for which the page is given time to fill its first workflow."""
 
@@ -88,8 +89,9 @@ class Browser:
 
         A busy machine draws late what it does late, so this is the page's own measure of time.
         """
-        frames = f"for (let n = 0; n < {FRAMES}; n++) await new Promise(requestAnimationFrame)"
-        pause = f"(async () => {{ {frames}; return null; }})()"
+        more = f"drawn < {FRAMES} || performance.now() < end"
+        frames = f"for (let drawn = 0; {more}; drawn++) await new Promise(requestAnimationFrame)"
+        pause = f"(async () => {{ const end = performance.now() + {REST}; {frames}; return null; }})()"
         end, before = asyncio.get_running_loop().time() + seconds, await self.evaluate(script)
         await self.evaluate(pause)
         while (value := await self.evaluate(script)) != before:
