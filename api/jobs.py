@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from dataclasses import asdict, dataclass, field, fields
@@ -59,7 +60,8 @@ class Job:
         attempts: how many servers began to run it and did not end on purpose.
         step, steps: sampling steps done and to do. Not kept over a restart.
         owner: whose it is, as auth.py names callers.
-        options: what the request asked for beside its input, as the vendor's module wrote it down.
+        options: what the request asked for beside its input, as the vendor's module wrote it down; and `cancel_after`,
+            seconds from its creation after which it is canceled, for every vendor.
         key, digest: of the request that it was made by, where the caller wants that taken once; see Once.
         link: what its pictures' links carry in the place of `id`, so that a link opens the pictures and nothing else.
     """
@@ -87,6 +89,11 @@ class Job:
     @property
     def done(self) -> bool:
         return self.status in DONE
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it is to be canceled by now."""
+        return time.time() > self.created + (self.options.get("cancel_after") or math.inf)
 
     @property
     def inference_seconds(self) -> float:

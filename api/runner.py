@@ -112,11 +112,7 @@ class Runner:
         """Take a job out of the queue or interrupt it. What is done stays as it is."""
         if job.done:
             return job
-        self.canceled.add(job.id)  # the look may find it gone before we have written why
-        if await self.backend.cancel(job):
-            job = await self._end(job, status=CANCELED)
-            self._tell()
-            return job
+        await self._withdraw(job)
         return await self.wait(job, 2.0)
 
     async def wait(self, job: Job, seconds: float) -> Job:
@@ -126,6 +122,12 @@ class Runner:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(over.wait(), seconds)
         return self.store.get(job.id) or job
+
+    async def _withdraw(self, job: Job) -> None:
+        self.canceled.add(job.id)  # the look may find it gone before we have written why
+        if await self.backend.cancel(job):
+            await self._end(job, status=CANCELED)
+            self._tell()
 
     async def _begin(self) -> None:
         """Open the store, and queue its jobs once more where the backend does not know them."""
@@ -201,6 +203,8 @@ class Runner:
             await self._end(job, status=FAILED, error="The job was taken out of ComfyUI's queue.")
         elif state == RUNNING and job.status != PROCESSING:
             self.store.update(job, status=PROCESSING, started=time.time(), attempts=job.attempts + 1)
+        elif job.overdue and job.id not in self.canceled:
+            await self._withdraw(job)
         if state == RUNNING and job.id in self.canceled:
             await self.backend.cancel(job)  # again: a host forgets an interrupt that comes just as it begins a job
 

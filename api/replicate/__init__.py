@@ -27,6 +27,7 @@ TITLES |= {405: "Method not allowed", 408: "Request timeout", 413: "Request too 
 TITLES |= {422: "Invalid version or not permitted", 429: "Too many requests"}
 TITLES |= {500: "Internal server error", 503: "Unavailable"}
 MAX_WAIT = 60.0
+MIN_LIFETIME = 5
 
 
 async def create(gateway: Gateway, request: web.Request) -> Reply:
@@ -44,6 +45,7 @@ async def create_version(gateway: Gateway, request: web.Request) -> Reply:
 async def _create(gateway: Gateway, request: web.Request, body: dict[str, Any]) -> Reply:
     values, base, token = body["input"], gateway.base_url(request), draw_token()
     seconds = wait_seconds(request.headers.get("Prefer", ""))
+    deadline = lifetime_seconds(request.headers.get("Cancel-After", ""))
     job = await gateway.submit(
         VENDOR,
         request,
@@ -52,6 +54,7 @@ async def _create(gateway: Gateway, request: web.Request, body: dict[str, Any]) 
         _order(values),
         _webhook(base, body),
         stream=token,
+        cancel_after=deadline,
         data_uris=bool(seconds) and wraps_outputs(request) and not base.startswith("https:"),
     )
     gateway.remember_stream(token, job.id)
@@ -82,6 +85,25 @@ def wait_seconds(prefer: str) -> float:
     """What a Prefer header asks for: "wait" is 60 s, "wait=5" is 5 s, anything else 0."""
     match = re.search(r"(?:^|[,;\s])wait(?:\s*=\s*([0-9]{1,6}))?(?:$|[,;\s])", prefer)
     return 0.0 if match is None else min(float(match[1] or MAX_WAIT), MAX_WAIT)
+
+
+def lifetime_seconds(text: str) -> float | None:
+    """What a Cancel-After header asks for: "90", "90s", "5m" or "1h30m45s", at least 5 seconds; without one None.
+
+    Raises:
+        ApiError: it is no such duration.
+    """
+    if not text.strip():
+        return None
+    match = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text.strip())
+    hours, minutes, rest = (int(part or 0) for part in (match.groups() if match else (0, 0, 0)))
+    seconds = 3600 * hours + 60 * minutes + rest
+    if seconds < MIN_LIFETIME:
+        raise ApiError(
+            400,
+            f"The header Cancel-After is {text[:40]!r}; a duration from 5 seconds up, e.g. 90s or 1h30m, is needed.",
+        )
+    return float(seconds)
 
 
 def wraps_outputs(request: web.Request) -> bool:

@@ -111,6 +111,27 @@ def test_cancel_one_that_waits_and_one_that_runs(api: Api) -> None:
     assert api.post(f"/v1/predictions/{'0' * 32}/cancel").status == 404
 
 
+def test_a_deadline_ends_what_runs_and_what_waits(api: Api) -> None:
+    """Both are told from those without one; the wait is shorter than the least that a caller may ask for."""
+    slow = prediction(num_inference_steps=50, megapixels="1", num_outputs=4)
+    running = api.post(REPLICATE, slow, headers={"Cancel-After": "5"}).json
+    waiting = api.post(REPLICATE, prediction(), headers={"Cancel-After": "0m5s"}).json
+    untouched = api.post(REPLICATE, prediction(seed=9), headers={"Cancel-After": "1h"}).json
+    assert api.finish(waiting["urls"]["get"])["status"] == "canceled"
+    ended = api.finish(running["urls"]["get"])
+    assert ended["status"] == "canceled" and ended["metrics"]["total_time"] >= 5
+    assert api.finish(untouched["urls"]["get"])["status"] == "succeeded"
+
+
+def test_a_deadline_is_read_as_written(api: Api) -> None:
+    seconds = load("replicate").lifetime_seconds
+    cases = {"": None, "5": 5, "90s": 90, "5m": 300, "1h30m45s": 5445, " 2h ": 7200, "1h1": 3601}
+    assert {header: seconds(header) for header in cases} == cases
+    for header in ("4s", "0", "5d", "m", "-9", "1.5m", "1m1h", "nan"):
+        answer = api.post(REPLICATE, prediction(), headers={"Cancel-After": header})
+        assert answer.status == 400 and "Cancel-After" in answer.json["detail"] and header in answer.json["detail"]
+
+
 def test_a_job_taken_out_by_somebody_else_fails(api: Api) -> None:
     running = api.post(REPLICATE, prediction(num_inference_steps=50, megapixels="1")).json
     waiting = api.post(REPLICATE, prediction()).json
