@@ -70,18 +70,6 @@ def test_cancel(one: LocalPool) -> None:
     assert api.get(f"/v1/predictions/{waiting['id']}").json["status"] == "canceled"
 
 
-def test_a_deadline(one: LocalPool) -> None:
-    """It ends a job that runs and one that waits, and no other."""
-    api = api_of(one)
-    made = [
-        api.post(REPLICATE, prediction(prompt=SLOW), headers={"Cancel-After": "5s"}).json["urls"]["get"] for _ in "rw"
-    ]
-    kept = ask(api, 32)
-    assert [api.finish(url)["status"] for url in made] == ["canceled", "canceled"]
-    done = finish(api, kept)
-    assert done["status"] == "completed" and api.get(done["outputs"][0]).body == expected(32)
-
-
 @pytest.mark.parametrize("meanwhile", ["ends", "goes on"])
 def test_a_killed_worker(one: LocalPool, meanwhile: str) -> None:
     """Its host's prompt ends or goes on; whoever gets the job again has its picture, and nobody's prompt is left."""
