@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from tools import bootstrap, host  # noqa: E402
 from tools.errors import ToolError  # noqa: E402
 from tools.index import uv_environ  # noqa: E402
+from tools.server import has_gpu  # noqa: E402
 
 CODE = ["redux", "nodes", "api", "convert", "tools", "benchmarks", "miniature", "tests", "__init__.py", "noxfile.py"]
 TYPED = ["redux", "nodes", "api", "convert", "tools"]
@@ -28,6 +29,8 @@ OLDEST = {
     "library": ("attention", "attention_backends", "fits", "graph", "mix", "pictures", "preview", "tokens"),
     "host": ("host_works", "nodes", "strength", "region", "influence"),
 }
+# Where nothing else is asked for, the tiers that only compute run in a process of one thread for each core.
+WORKERS = str(min(4, os.cpu_count() or 1))
 LINT = ["lint", "test", "test-all", "test-gpu"]
 NO_TESTS = 5  # pytest's exit status when it found none
 
@@ -41,6 +44,14 @@ def python(session: nox.Session, *command: str, program: str | Path = sys.execut
     session.run(
         str(program), "-m", *command, env=environ, success_codes=codes, interrupt_timeout=30, terminate_timeout=30
     )
+
+
+def spread() -> tuple[list[str], dict[str, str]]:
+    """pytest's arguments and the environment that spread a tier's files over processes. A GPU is one process's."""
+    if has_gpu():
+        return [], {}
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    return ["-n", "auto", "--dist", "loadfile"], {"PYTEST_XDIST_AUTO_NUM_WORKERS": WORKERS, "OMP_NUM_THREADS": threads}
 
 
 @nox.session(tags=LINT)
@@ -70,7 +81,8 @@ def mypy(session: nox.Session) -> None:
 @nox.session(tags=["test", "test-all", "test-gpu"])
 def library(session: nox.Session) -> None:
     """The library, the tools and the miniature, without ComfyUI."""
-    python(session, "pytest", "tests/library", *session.posargs)
+    options, environ = spread()
+    python(session, "pytest", "tests/library", *options, *session.posargs, **environ)
 
 
 def oldest(tier: str, files: list[str], name: str, tag: str) -> None:
@@ -97,7 +109,8 @@ def on_host(tier: str, version: str, tags: list[str]) -> None:
         if own is not None:
             session.log(f"ComfyUI {own.version} at {own.path}")
         chosen = version or os.environ.get("REDUX_HOST", "")
-        python(session, "pytest", f"tests/{tier}", *session.posargs, REDUX_HOST=chosen)
+        options, environ = spread() if tier == "host" else ([], {})
+        python(session, "pytest", f"tests/{tier}", *options, *session.posargs, REDUX_HOST=chosen, **environ)
 
     run.__doc__ = f"tests/{tier} on ComfyUI {version or '(yours, or the newest known)'}."
 
