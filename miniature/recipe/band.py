@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .evaluate import Evaluation
 from .sampling import SIDE
-from .slider import WAYS, Kind, attention
+from .slider_cases import WAYS, Kind, attention
 from .vocabulary import phrase
 
 STRENGTHS = {

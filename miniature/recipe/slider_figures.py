@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .sheet import tile
-from .slider import STRENGTHS, WAYS, Cases
+from .slider_cases import STRENGTHS, WAYS, Cases
 
 COLOURS = ("firebrick", "darkorange", "seagreen", "slateblue")
 SHOWN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
