@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .page_graph import PageGraph, _pair
+from .page_form import pair
+from .page_graph import PageGraph
 
 TITLE, GAP = 30, 20
 
@@ -13,7 +14,7 @@ def boxes(graph: PageGraph) -> dict[int, tuple[float, float, float, float]]:
     """left, top, right, bottom of each node, title included."""
     out = {}
     for key, node in graph.nodes.items():
-        (x, y), (width, height) = _pair(node.get("pos")), _pair(node.get("size"))
+        (x, y), (width, height) = pair(node.get("pos")), pair(node.get("size"))
         if (node.get("flags") or {}).get("collapsed"):
             height = 0
         out[key] = (x, y - TITLE, x + width, y + height)
@@ -29,7 +30,7 @@ def make_room(graph: PageGraph, before: dict[int, tuple[float, float, float, flo
     members = _members(graph, before)
     todo, done = list(dict.fromkeys(graph.touched)), set()
     todo = [key for key in todo if key in graph.nodes]
-    todo.sort(key=lambda key: _pair(graph.nodes[key]["pos"])[1])
+    todo.sort(key=lambda key: pair(graph.nodes[key]["pos"])[1])
     while todo:
         key = todo.pop(0)
         done.add(key)
@@ -40,7 +41,7 @@ def make_room(graph: PageGraph, before: dict[int, tuple[float, float, float, flo
             if key in before and other in before and overlap(before[key], before[other]):
                 continue
             node = graph.nodes[other]
-            node["pos"] = [_pair(node["pos"])[0], box[3] + TITLE + GAP]
+            node["pos"] = [pair(node["pos"])[0], box[3] + TITLE + GAP]
             todo.append(other)
     _grow_groups(graph, members)
 

@@ -7,10 +7,10 @@ inputs has its links numbered anew.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .graph import WIRED, Graph
+from .page_form import Link, new_slots, pair, properties_of, read_link, write_link
 from .specs import NEW, OLD, widgets_of
 
 PASSES = ("Reroute", "GetNode", "SetNode")
@@ -18,19 +18,6 @@ DISPLAY = {
     "Apply Style Model", "Style Model Apply Advanced", "Apply style model (simple)", "Apply Redux model (advanced)",
     "CLIP Vision Encode", "Load CLIP Vision", "Load Style Model",
 }  # fmt: skip
-OPTIONAL_SHAPE = 7
-KEYS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")  # of a link that is an object
-
-
-@dataclass
-class Link:
-    id: int
-    source: int
-    output: int
-    target: int
-    slot: int
-    kind: Any
-    more: dict[str, Any]
 
 
 class PageGraph(Graph):
@@ -42,7 +29,7 @@ class PageGraph(Graph):
     def __init__(self, data: dict[str, Any], number: Iterator[int]) -> None:
         self.data, self.number = data, number
         self.nodes: dict[int, dict[str, Any]] = {node["id"]: node for node in data["nodes"]}
-        self.links = {link.id: link for link in map(_read_link, data.get("links") or [])}
+        self.links = {link.id: link for link in map(read_link, data.get("links") or [])}
         self.touched: list[int] = []  # nodes that are new or have changed, for the layout
         self.added: dict[int, int] = {}  # new nodes, and beside which
         self.gone: list[int] = []
@@ -146,7 +133,7 @@ class PageGraph(Graph):
             wire = self.take(node, name)
             assert wire is not None
             self.drop(wire)
-        struct["inputs"] = _new_slots(kind, widgets)
+        struct["inputs"] = new_slots(kind, widgets)
         for index, slot in enumerate(struct["inputs"]):
             if slot["name"] in kept:
                 slot["link"] = kept[slot["name"]]
@@ -157,17 +144,17 @@ class PageGraph(Graph):
             for index, (name, type_) in enumerate(new.outputs.items())
         ]
         struct["type"], struct["widgets_values"] = kind, [value for _, value in widgets.values()]
-        struct["properties"] = _properties(struct.get("properties") or {}, kind)
+        struct["properties"] = properties_of(struct.get("properties") or {}, kind)
         if struct.get("title") in DISPLAY:
             del struct["title"]
-        struct["size"] = [max(new.size[0], *_pair(struct.get("size"))[:1]), new.size[1]]
+        struct["size"] = [max(new.size[0], *pair(struct.get("size"))[:1]), new.size[1]]
         self.touched.append(node)
         return lost
 
     def add(self, kind: str, values: Mapping[str, Any], beside: int) -> int:
         neighbour, node = self.nodes[beside], next(self.number)
-        x, y = _pair(neighbour["pos"])
-        pos = [x, y + _pair(neighbour.get("size"))[1] + 60]
+        x, y = pair(neighbour["pos"])
+        pos = [x, y + pair(neighbour.get("size"))[1] + 60]
         struct = {"id": node, "type": kind, "pos": pos, "size": list(NEW[kind].size), "flags": {}}
         struct |= {"order": neighbour.get("order", 0), "mode": neighbour.get("mode", 0), "properties": {}}
         self.nodes[node] = struct
@@ -203,7 +190,7 @@ class PageGraph(Graph):
     def write(self) -> None:
         """Put links and last numbers back into the data."""
         as_objects = any(isinstance(link, dict) for link in self.data.get("links") or []) or "inputNode" in self.data
-        self.data["links"] = [_write_link(link, as_objects) for link in self.links.values()]
+        self.data["links"] = [write_link(link, as_objects) for link in self.links.values()]
         for place, key in ((self.data, "linkIds"), (self.data.get("extra") or {}, "linkIds")):
             if "reroutes" in place:  # points on a link; those of a link that is gone have nothing to hold
                 for point in place["reroutes"]:
@@ -248,44 +235,3 @@ class PageGraph(Graph):
         self.remove(node)
         if setter is not None and not any(self._links_from(setter, 0)):
             self._drop_passer(setter)
-
-
-def _read_link(link: Any) -> Link:
-    if isinstance(link, dict):
-        more = {key: value for key, value in link.items() if key not in KEYS}
-        values = [link[key] for key in KEYS]
-    else:
-        more, values = {}, link
-    return Link(values[0], values[1], values[2], values[3], values[4], values[5], more)
-
-
-def _write_link(link: Link, as_object: bool) -> Any:
-    values = (link.id, link.source, link.output, link.target, link.slot, link.kind)
-    if not as_object:
-        return list(values)
-    return {**dict(zip(KEYS, values, strict=True)), **link.more}
-
-
-def _new_slots(kind: str, widgets: Mapping[str, tuple[str, Any]]) -> list[dict[str, Any]]:
-    """Sockets first, then an input for each widget, as the page writes them."""
-    slots = []
-    for name, type_ in (*NEW[kind].sockets.items(), *((name, type_) for name, (type_, _) in widgets.items())):
-        slot: dict[str, Any] = {"name": name, "type": type_.rstrip("?"), "link": None}
-        if type_.endswith("?"):
-            slot["shape"] = OPTIONAL_SHAPE
-        if name in widgets:
-            slot["widget"] = {"name": name}
-        slots.append(slot)
-    return slots
-
-
-def _properties(old: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    kept = {key: value for key, value in old.items() if key not in ("cnr_id", "aux_id", "ver")}
-    return {**kept, "Node name for S&R": kind, "cnr_id": "redux-control" if kind.startswith("Redux") else "comfy-core"}
-
-
-def _pair(value: Any) -> tuple[float, float]:
-    """A position or size: a list, or an object with the keys "0" and "1" in old files."""
-    if isinstance(value, dict):
-        value = [value["0"], value["1"]]
-    return (float(value[0]), float(value[1])) if value else (0.0, 0.0)
