@@ -72,7 +72,7 @@ def test_a_seed_repeats_and_minus_one_does_not(api: Api) -> None:
 
 
 def test_processing_is_seen_while_it_runs(api: Api) -> None:
-    job = api.post(V3, wave(num_inference_steps=50, size="320*320")).json["data"]  # some seconds
+    job = api.post(V3, wave(num_inference_steps=40, size="320*320")).json["data"]  # some seconds
     seen = [job["status"]]
     while seen[-1] not in ("completed", "failed"):
         seen.append(api.get(job["urls"]["get"]).json["data"]["status"])
