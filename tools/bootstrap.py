@@ -31,7 +31,7 @@ from .errors import ToolError
 from .index import uv_environ
 
 POOL = "serve-pool"
-PROGRAMS = {"demo": "tools.demo", "serve": "tools.serve", POOL: "tools.pool", "soak": "tools.soak"}
+PROGRAMS = {"demo": "demo", "serve": "serve", POOL: "pool", "soak": "soak"}
 TAGS = ("lint", "test", "test-all", "test-gpu")
 VENV, OLDEST_VENV = ".venv", ".venv-oldest"
 LOCKS = Path("tools", "locks")
@@ -184,7 +184,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on from here.")
     if command in PROGRAMS:
-        program = [PROGRAMS[command], *arguments]
+        program = ["tools", PROGRAMS[command], *arguments]
     else:
         program = ["nox", "--tags" if command in TAGS else "--sessions", command, "--", *arguments]
     os.chdir(host.ROOT)

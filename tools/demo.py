@@ -13,10 +13,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from miniature.install import install
 
@@ -36,6 +37,7 @@ def make(args: argparse.Namespace) -> Path:
     """Run everything; returns the path of the contact sheet."""
     for path in (args.image, tour.SECOND):
         _read_image(path)
+    _check_writable(args.output)
     graph = workflow.read(args.workflow) if args.workflow else None
     host = ensure(None)
     with ExitStack() as stack:
@@ -51,6 +53,7 @@ def make(args: argparse.Namespace) -> Path:
             _check(graph, client)
             chapters = list(_vary(graph, args, names[0]))
         folder = _new_folder(args.output)
+        stack.callback(_remove_empty, folder)
         rows = _take(client, chapters, folder)
     sheet = folder / "sheet.png"
     contact_sheet(rows, "Redux Control", _note(graph)).save(sheet)
@@ -115,16 +118,34 @@ def _run(client: Client, shot: Shot, label: str, folder: Path) -> Iterator[Cell]
 
 
 def _read_image(path: Path) -> Image.Image:
+    """As *Load Image* reads it: turned as its camera said, and 16 bits scaled to 8, which Pillow itself clips."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                upright = Image.fromarray((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8))
+            return upright.convert("RGB")
+    except Exception as error:  # Pillow's readers of damaged files raise all kinds
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
+        raise ToolError(f"The picture {path} cannot be read: {reason}.") from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises ToolError where no folder can be made in this one, before minutes have gone into pictures."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=".demo-", dir=folder)).rmdir()
     except OSError as error:
-        raise ToolError(f"The picture {path} cannot be read: {error.strerror or error}.") from error
+        raise ToolError(f"No pictures can be written to {folder}: {error.strerror or error}.") from error
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it has pictures
+        folder.rmdir()
 
 
 def _new_folder(output: Path) -> Path:
     """The first demo-NNN that is free; making it claims it against a run beside this one."""
-    output.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
         folder = output / f"demo-{number:03d}"

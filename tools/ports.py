@@ -6,6 +6,8 @@ import socket
 from pathlib import Path
 from random import SystemRandom
 
+from .errors import ToolError
+
 FIRST, LAST = 20_000, 49_151
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 """Where Linux says which ports it gives to connections' own ends; elsewhere these begin behind LAST."""
@@ -31,6 +33,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def check_port(port: int) -> int:
+    """Raises ToolError where there is no such port; 0 stands for a free one."""
+    if not 0 <= port <= 65_535:
+        raise ToolError(f"There is no port {port}; a number from 1 to 65535 is needed, or 0 to have a free one.")
+    return port
 
 
 def is_free(port: int) -> bool:

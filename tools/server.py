@@ -27,7 +27,7 @@ from pathlib import Path
 from .certificate import Certificate
 from .errors import ToolError
 from .host import ROOT, Host
-from .ports import free_port, is_free
+from .ports import check_port, free_port, is_free
 from .signals import end_if_asked
 
 PACK = "redux-control"
@@ -63,6 +63,7 @@ class Server:
         self.port, self.arguments, self.certificate = port, list(arguments), certificate
         self.log = self.folder / "comfyui.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._begun = 0  # where its part of the log begins
 
     @property
     def url(self) -> str:
@@ -83,20 +84,19 @@ class Server:
         Raises:
             ToolError: the server ended or hung; the sentence carries the line of its log that tells why.
         """
+        wanted = check_port(self.port)
         self._lay_out()
-        wanted = self.port
         for attempt in range(attempts):
             if not wanted:
                 self.port = free_port()
             elif not is_free(wanted):
-                raise ToolError(f"Port {wanted} is taken; choose another one, or none to have a free one.")
+                raise ToolError(f"Port {wanted} is taken; choose another one, or 0 to have a free one.")
             self.process = self._launch()
             try:
                 if self._wait():
                     self._check_pack()
                     return
-                reason = self.log.read_text("utf-8", "replace")
-                if not BUSY.search(reason) or wanted or attempt == attempts - 1:
+                if not BUSY.search(self._said()) or wanted or attempt == attempts - 1:
                     raise ToolError(f"ComfyUI {self.host.version} ended at its start: {self._last_error()}")
             except BaseException:
                 self.stop()
@@ -163,7 +163,9 @@ class Server:
         environ = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         environ.pop("PYTHONPATH", None)
         # A session of its own: Ctrl-C in the terminal is for us, and we stop the server in order.
-        with open(self.log, "wb") as log:
+        # What an earlier server said stays, and one that runs beside this one writes on.
+        with open(self.log, "ab") as log:
+            self._begun = log.tell()
             return subprocess.Popen(
                 self._command(),
                 cwd=self.folder,
@@ -199,8 +201,14 @@ class Server:
         except (OSError, ValueError):
             return None
 
+    def _said(self) -> str:
+        """The log since this server began."""
+        with open(self.log, "rb") as log:
+            log.seek(self._begun)
+            return log.read().decode("utf-8", "replace")
+
     def _last_error(self) -> str:
-        return f"{last_error(self.log.read_text('utf-8', 'replace'))} (log: {self.log})"
+        return f"{last_error(self._said())} (log: {self.log})"
 
 
 def last_error(log: str) -> str:

@@ -56,6 +56,22 @@ class TestServer:
         assert server.process is None
         assert connects(server.port) is False
 
+    def test_a_log_is_gone_on_with_and_its_errors_are_of_this_run(self, tmp_path: Path) -> None:
+        """Also beside a server that still writes to it: docs/service.md says to watch this file."""
+        with self.serve(tmp_path) as first:
+            first.log.write_text("ValueError: of the first\n")
+            with pytest.raises(ToolError, match="ended at its start: ImportError"):
+                Server(first.host, first.folder, arguments=["die"]).start()
+        with Server(first.host, first.folder, arguments=[""]) as third:
+            assert "of the first" in third.log.read_text("utf-8") and b"\0" not in third.log.read_bytes()
+            third.stop()
+            assert "of the first" not in str(third.explain_end())
+
+    @pytest.mark.parametrize("port", [-1, 65_536, 99_999])
+    def test_no_port(self, port: int, tmp_path: Path) -> None:
+        with pytest.raises(ToolError, match=f"There is no port {port}; a number from 1 to 65535 is needed, or 0"):
+            self.serve(tmp_path, port=port).start()
+
     def test_a_taken_port(self, tmp_path: Path) -> None:
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))

@@ -9,13 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
 from tools.client import Client, ClientError, Result
+from tools.demo import _read_image
+from tools.errors import ToolError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,8 +136,9 @@ def test_a_workflow_that_takes_too_long_ends_with_a_sentence(monkeypatch: pytest
         (["--image", "no-such.jpg"], "The picture no-such.jpg cannot be read: No such file or directory."),
         (["--image", "README.md"], "The picture README.md cannot be read"),
         (["--workflow", "no-such.json"], "The workflow no-such.json cannot be read: No such file or directory."),
+        (["--output", "README.md"], "No pictures can be written to README.md: File exists."),
     ],
-    ids=["no picture", "not a picture", "no workflow"],
+    ids=["no picture", "not a picture", "no workflow", "no folder"],
 )
 def test_wrong_arguments_are_one_sentence(arguments: list[str], sentence: str, start: Callable[..., Demo]) -> None:
     demo = start(*arguments)
@@ -140,6 +146,55 @@ def test_wrong_arguments_are_one_sentence(arguments: list[str], sentence: str, s
     assert demo.process.returncode == 1
     assert err.startswith(f"error: {sentence}")
     assert err.count("\n") == 1
+
+
+def test_a_picture_that_is_too_large_is_one_sentence(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ToolError, match=r"bomb.png cannot be read: Image size \(400000000 pixels\) exceeds limit"):
+        _read_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_any_damage_to_a_picture_is_one_sentence(tmp_path: Path) -> None:
+    """Pillow's readers raise all kinds of errors."""
+    random, path = Random(3), tmp_path / "damaged"
+    for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "ICO", "DDS", "SGI", "PPM", "TGA", "PCX"):
+        Image.effect_noise((40, 40), 50).convert("RGB").save(path, kind)
+        whole = path.read_bytes()
+        for _ in range(40):
+            content = bytearray(whole)
+            for _ in range(6):
+                content[random.randrange(min(len(content), 200))] = random.randrange(256)
+            path.write_bytes(content[: random.randrange(1, len(content) + 1)])
+            with suppress(ToolError):
+                _read_image(path)
+
+
+def test_sixteen_bits_and_a_turned_camera_are_read_as_load_image_reads_them(tmp_path: Path) -> None:
+    levels_HW = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(4, 16)
+    Image.fromarray(levels_HW).save(tmp_path / "deep.png")
+    found_HW = np.asarray(_read_image(tmp_path / "deep.png"))[..., 0]
+    assert np.abs(found_HW.astype(int) - levels_HW / 257).max() <= 1
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: the first row is the right side
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    assert _read_image(tmp_path / "turned.jpg").size == (20, 30)
+
+
+def test_ctrl_c_while_a_program_is_imported_is_one_line() -> None:
+    code = """
+import os, signal, sys
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tools.tour":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Slow())
+sys.argv = ["tools", "demo"]
+from tools.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "\nStopped.\n", "")
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:
