@@ -18,7 +18,7 @@ from .document import Conversion, ConvertError, convert
 
 def read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_bytes())  # in any of Unicode's encodings, with a byte order mark or without
     except OSError as error:
         raise ConvertError(f"The workflow {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -28,11 +28,12 @@ def read(path: Path) -> Any:
 def write(workflow: dict[str, Any], path: Path, numbered: bool) -> Path:
     """To a file that does not exist yet; with `numbered`, to the next free name."""
     text = json.dumps(workflow, ensure_ascii=False, indent=1) + "\n"
+    # UTF-8 has no half of a pair of surrogates, as a text that was cut may end in; JSON has, as \udXXX.
+    content = text.encode("utf-8", "backslashreplace")
     for count in range(1, 1000):
         target = path if count == 1 else path.with_name(f"{path.stem}-{count}{path.suffix}")
         try:
-            with open(target, "x", encoding="utf-8") as file:
-                file.write(text)
+            _create(target, content)
             return target
         except FileExistsError:
             if not numbered:
@@ -42,11 +43,28 @@ def write(workflow: dict[str, Any], path: Path, numbered: bool) -> Path:
     raise ConvertError(f"There are 1000 files like {path} already; name another with -o.")
 
 
+def _create(path: Path, content: bytes) -> None:
+    """A new file; after an error, as on a full disk, none of it stays."""
+    file = open(path, "xb")  # noqa: SIM115  # of a path that exists already nothing is removed
+    try:
+        with file:
+            file.write(content)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def report(result: Conversion) -> str:
     lines = [*result.converted, ""] if result.converted else []
     if not result.notes:
         return "\n".join([*lines, "Everything was carried over."])
     return "\n".join([*lines, "Not carried over, or not exactly:", *(f"- {note}" for note in result.notes)])
+
+
+def say(text: str) -> None:
+    """Print, also what the terminal's encoding does not have."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,10 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         result = convert(read(args.workflow), args.keep_encoder)
-        print(report(result))
+        say(report(result))
         if result.converted:
             default = args.workflow.with_name(f"{args.workflow.stem}-redux.json")
-            print(f"\nWritten to {write(result.workflow, args.output or default, args.output is None)}.")
+            say(f"\nWritten to {write(result.workflow, args.output or default, args.output is None)}.")
         else:
             sys.exit("error: Nothing was converted, so nothing was written.")
     except ConvertError as error:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .api_graph import ApiGraph
+from .graph import DamagedError, short
 from .layout import boxes, make_room
 from .moves import Moved, Mover
 from .page_graph import PageGraph
 from .specs import APPLY
+
+LONGEST = 120  # of what an error repeats of a damaged workflow
 
 
 class ConvertError(ValueError):
@@ -44,13 +47,18 @@ def convert(workflow: Any, keep_encoder: bool = False) -> Conversion:
     try:
         copied = copy.deepcopy(workflow)
         moved = (_convert_api if form == "api" else _convert_page)(copied, keep_encoder)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError) as error:
-        what = f"{type(error).__name__} {error}"
-        raise ConvertError(f"The workflow is damaged ({what}); open it in ComfyUI and save it anew.") from error
+    except Exception as error:  # what is missing or of another kind in a file may break any step
+        raise ConvertError(f"The workflow is damaged ({_what(error)}); open it in ComfyUI and save it anew.") from error
     if not moved.converted and not moved.notes:
         known = ", ".join(APPLY)
         raise ConvertError(f"There is nothing to convert in this workflow; it has none of the nodes {known}.")
     return Conversion(copied, moved.converted, moved.notes)
+
+
+def _what(error: Exception) -> str:
+    """An error in one short line."""
+    text = str(error) if isinstance(error, DamagedError) else f"{type(error).__name__} {error}"
+    return short(text, LONGEST)
 
 
 def _form(workflow: Any) -> str:

@@ -15,6 +15,16 @@ Wire = Any
 WIRED = object()  # instead of a widget's value: it comes by wire, from a node that is no constant
 
 
+def short(text: str, longest: int) -> str:
+    """What a sentence repeats of a file: one line, cut where it is longer."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+class DamagedError(ValueError):
+    """What a graph says in one place does not fit what it says in another; without a full stop."""
+
+
 class Graph(ABC):
     """A copy that may be changed."""
 

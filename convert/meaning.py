@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .graph import WIRED
+from .graph import WIRED, short
 from .specs import STRONGEST
 
 # Which strength `multiply` by a factor comes nearest to: pictures of the miniature beside those at 15 strengths, the
@@ -19,6 +19,7 @@ from .specs import STRONGEST
 # below the first factor none is near, so that a faint reference is set for the user to turn up.
 NEAREST = ((0.2, 0.2), (0.3, 0.2), (0.4, 0.3), (0.5, 0.3), (0.7, 0.8), (0.85, 0.95), (1.0, 1.0))
 FAINT = 0.05
+LONGEST = 200  # of settings that a note repeats
 SIMPLE = {"highest": 1, "high": 2, "medium": 3, "low": 4, "lowest": 5}
 FITS: dict[str, dict[str, Any]] = {
     "center crop (square)": {"fit": "crop", "fit.position": "center"},
@@ -57,7 +58,7 @@ def read_apply(kind: str, values: Mapping[str, Any], vision: str) -> Meaning:
     try:
         return READERS[kind](values, vision)
     except (TypeError, ValueError, KeyError, ArithmeticError):
-        return Meaning(refused=f"its settings {dict(values)} cannot be read")
+        return Meaning(refused=f"its settings {short(str(dict(values)), LONGEST)} cannot be read")
 
 
 def read_crop(crop: Any) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def _core(values: Mapping[str, Any], vision: str) -> Meaning:
         far = f"attn_bias {strength:g} is more than Apply Redux takes; strength {STRONGEST:g} is set"
         return Meaning(min(strength, STRONGEST), notes=(far,) if strength > STRONGEST else ())
     if values["strength_type"] != "multiply":
-        return Meaning(refused=f"its strength_type {values['strength_type']!r} is not known")
+        return Meaning(refused=f"its strength_type {short(repr(values['strength_type']), LONGEST)} is not known")
     return _multiply(values["strength"], "multiply")
 
 

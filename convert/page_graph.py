@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .graph import WIRED, Graph
+from .graph import WIRED, DamagedError, Graph
 from .page_form import Link, new_slots, pair, properties_of, read_link, write_link
 from .specs import NEW, OLD, widgets_of
 
@@ -127,17 +127,16 @@ class PageGraph(Graph):
     def become(self, node: int, kind: str, values: Mapping[str, Any]) -> list[str]:
         struct, new = self.nodes[node], NEW[kind]
         widgets = widgets_of(kind, dict(values))
-        kept = {slot["name"]: slot["link"] for slot in self._slots(node) if slot.get("link") is not None}
+        wires = {slot["name"]: self._link_into(node, slot["name"]) for slot in self._slots(node)}
+        kept = {name: wire for name, wire in wires.items() if wire is not None}
         lost = [name for name in kept if name not in new.sockets and name not in widgets]
         for name in lost:
-            wire = self.take(node, name)
-            assert wire is not None
-            self.drop(wire)
+            self.take(node, name)
+            self.drop(kept.pop(name))
         struct["inputs"] = new_slots(kind, widgets)
         for index, slot in enumerate(struct["inputs"]):
             if slot["name"] in kept:
-                slot["link"] = kept[slot["name"]]
-                self.links[slot["link"]].slot = index
+                slot["link"], kept[slot["name"]].slot = kept[slot["name"]].id, index
         links = [output.get("links") for output in struct.get("outputs") or []]
         struct["outputs"] = [
             {"name": name, "type": type_, "links": links[index] if index < len(links) else None}
@@ -210,7 +209,9 @@ class PageGraph(Graph):
 
     def _link_into(self, node: int, name: str) -> Link | None:
         link = next((slot.get("link") for slot in self._slots(node) if slot["name"] == name), None)
-        return None if link is None else self.links.get(link)
+        if link is not None and link not in self.links:
+            raise DamagedError(f"{name} of node {node} has the link {link}, which is not among the links")
+        return None if link is None else self.links[link]
 
     def _input_name(self, link: Link) -> str:
         slots = self._slots(link.target) if link.target in self.nodes else []

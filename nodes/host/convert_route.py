@@ -28,10 +28,10 @@ def serve_converter() -> None:
 async def answer(request: web.Request) -> web.Response:
     """A workflow in, {"workflow", "converted", "notes"} out; {"error": one sentence} with status 400 otherwise."""
     try:
-        workflow = await request.json()
+        workflow = json.loads(await request.read())
         result = await asyncio.to_thread(convert, workflow)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        return web.json_response({"error": "This is no JSON; a workflow of ComfyUI is needed."}, status=400)
     except ConvertError as error:
         return web.json_response({"error": str(error)}, status=400)
+    except (ValueError, RecursionError):  # also of a number with more digits than Python reads
+        return web.json_response({"error": "This is no JSON; a workflow of ComfyUI is needed."}, status=400)
     return web.json_response(vars(result))

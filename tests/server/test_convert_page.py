@@ -40,7 +40,14 @@ OLD: dict[str, Any] = {
 def test_route_says_what_is_wrong_in_one_sentence(client: Client) -> None:
     with pytest.raises(Exception, match="no workflow of ComfyUI"):
         client.request("/redux/convert", {"a": 1})
+    with pytest.raises(Exception, match="is no JSON"):
+        client.request("/redux/convert", data=b"9" * 5000)  # more digits than Python reads
+    dangling = {"id": 4, "type": "StyleModelApply", "inputs": [{"name": "clip_vision_output", "link": 3}]}
+    with pytest.raises(Exception, match="damaged .clip_vision_output of node 4 has the link 3"):
+        client.request("/redux/convert", {"nodes": [dangling], "links": []})
+    marked = client.request("/redux/convert", data=json.dumps(OLD).encode("utf-8-sig"), kind="application/json")
     answer = json.loads(client.request("/redux/convert", OLD))
+    assert answer == json.loads(marked)
     assert answer["workflow"] == convert(OLD).workflow and len(answer["converted"]) == 2
 
 
