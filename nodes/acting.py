@@ -75,6 +75,11 @@ def are_numbers(*values: Any) -> bool:
     return all(value is None or isinstance(value, (int, float)) for value in values)
 
 
+def are_texts(*values: Any) -> bool:
+    """The same for texts; of a list in the place of one ComfyUI says that it is no link."""
+    return all(value is None or isinstance(value, str) for value in values)
+
+
 def check_region(region: torch.Tensor | None) -> torch.Tensor | None:
     """A MASK [B, H, W], [B, 1, H, W] or [H, W] as [B, H, W] in 0..1.
 

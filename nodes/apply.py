@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..redux.reference import Reference
 from ..redux.schedule import Schedule
 from ..redux.tokens import ReduxTokens
-from .acting import SLIDER, are_numbers, check_strength, optional_inputs, put_in
+from .acting import SLIDER, are_numbers, are_texts, check_strength, optional_inputs, put_in
 from .host.prompt_graph import influence_wanted
 from .presets import NONE, block_weights, fingerprint
 from .types import CATEGORY, ReduxTokensType
@@ -54,7 +54,7 @@ class ReduxApply(io.ComfyNode):
         preset: str | None = NONE,
     ) -> bool | str:
         """Refuse before anything runs what needs no tensors to be known; a connected value is None here."""
-        if not are_numbers(strength, start_percent, end_percent):
+        if not are_numbers(strength, start_percent, end_percent) or not are_texts(blocks):
             return True
         try:
             check_strength(strength)

@@ -15,7 +15,7 @@ from ..redux.calibration.course import CONTENTS, STYLES
 from ..redux.presets import Presets
 from .host.flux import NATIVE_SIDE, SMALL_SIDE, native_side
 from .host.model import HostedModel
-from .host.outputs import write_numbered
+from .host.outputs import output_target, say_prefix, write_numbered
 from .host.paint import FluxPainter, Manner
 from .host.report import show_on_node
 from .presets import FOLDER
@@ -44,15 +44,18 @@ class ReduxCalibrate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, contents: str | None = None, styles: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, contents: str | None = None, styles: str | None = None, filename_prefix: str | None = None
+    ) -> bool | str:
         """Refuse before anything runs what needs no model to be known; a connected value is None here."""
         try:
             Settings(
-                CONTENTS if contents is None else read_lines(contents), STYLES if styles is None else read_lines(styles)
+                read_lines(contents) if isinstance(contents, str) else CONTENTS,
+                read_lines(styles) if isinstance(styles, str) else STYLES,
             )
         except ValueError as error:
             return str(error)
-        return True
+        return say_prefix(filename_prefix)
 
     @classmethod
     def execute(
@@ -71,6 +74,7 @@ class ReduxCalibrate(io.ComfyNode):
         filename_prefix: str = f"{FOLDER}/presets",
     ) -> io.NodeOutput:
         settings = Settings(read_lines(contents), read_lines(styles), cases, minutes)
+        output_target(filename_prefix)  # refuses one that came by wire before it is measured, not after
         small = native_side(model) == SMALL_SIDE
         manner = Manner(side or (SMALL_SIDE if small else NATIVE_SIDE // 2), steps, guidance)
         painter = FluxPainter(model, clip, vae, redux, manner)

@@ -9,9 +9,11 @@ from comfy_api.latest import io
 from ..redux.image import FITS, POSITIONS
 from ..redux.preview import draw_views, outline
 from ..redux.tokens import ReduxTokens
+from ..redux.typed import short
 from .host.mask import read_mask
 from .host.model import HostedModel
 from .host.preview import begin_previews
+from .host.prompt_graph import given_in_prompt
 from .host.report import note_on_node
 from .types import CATEGORY, ReduxModelType, ReduxTokensType
 
@@ -86,7 +88,7 @@ class ReduxEncode(io.ComfyNode):
         crop_to_mask: bool = False,
         margin: float = 0.1,
     ) -> io.NodeOutput:
-        kind, options = _read_fit(fit)
+        kind, options = _read_fit(given_in_prompt("fit") if fit is None else fit)
         mask = read_mask(mask, "mask")
         budget = options.pop("token_budget", None)
         device, room = redux.patcher.load_device, margin if crop_to_mask else None
@@ -112,10 +114,11 @@ def _read_fit(fit: dict[str, Any] | str | None) -> tuple[str, dict[str, Any]]:
     Args:
         fit: as ComfyUI hands it over, with None for settings that a prompt leaves out, or the name alone.
     """
-    given = {"fit": fit} if isinstance(fit, str) else dict(fit or {})
+    given = dict(fit or {}) if isinstance(fit, dict) or fit is None else {"fit": fit}
     kind = given.pop("fit", None)
     if not isinstance(kind, str) or kind not in FITS:
-        raise ValueError(f"The fit is missing or unknown; choose one of {', '.join(FITS)}.")
+        found = "is missing" if kind is None else f"'{short(kind)}' is unknown"
+        raise ValueError(f"The fit {found}; choose one of {', '.join(FITS)}.")
     options = DEFAULTS.get(kind, {}) | {name: value for name, value in given.items() if value is not None}
     if kind == "tiles":
         options["tiles"] = (options.pop("rows"), options.pop("columns"))

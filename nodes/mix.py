@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..redux.mix import METHODS, mix
 from ..redux.tokens import ReduxTokens
+from ..redux.typed import read_number, short
 from .types import CATEGORY, ReduxTokensType
 
 MAX_REFERENCES = 16
@@ -53,7 +54,7 @@ class ReduxMix(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, weights: str | None = "", tokens: Any = None) -> bool | str:
         try:
-            read_weights(weights or "")
+            read_weights(weights if isinstance(weights, str) else "")  # of a list ComfyUI says that it is no link
         except ValueError as error:
             return str(error)
         return True
@@ -71,6 +72,6 @@ def read_weights(text: str) -> list[float] | None:
     """
     parts = [part for part in re.split(r"[\s,;]+", text) if part]
     try:
-        return [float(part) for part in parts] or None
+        return [read_number(part) for part in parts] or None
     except ValueError:
-        raise ValueError(f"The weights '{text}' cannot be read; write numbers, e.g. 1, 0.5.") from None
+        raise ValueError(f"The weights '{short(text)}' cannot be read; write numbers, e.g. 1, 0.5.") from None

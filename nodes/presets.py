@@ -9,6 +9,7 @@ import folder_paths
 
 from ..redux.presets import Presets
 from ..redux.schedule import BlockWeights
+from ..redux.typed import short
 
 FOLDER = "redux"  # below ComfyUI's output folder, as for saved references; its input folder is offered as well
 NONE = "none"
@@ -31,7 +32,8 @@ def block_weights(preset: str, blocks: str = "") -> BlockWeights:
         return given
     if preset not in preset_choices():
         raise ValueError(
-            f"There is no preset '{preset}'; choose one of the list, or make one for your model with Calibrate Redux."
+            f"There is no preset '{short(preset)}'; choose one of the list, or make one for your model with "
+            "Calibrate Redux."
         )
     name, _, file = preset.partition(": ")
     weights = Presets.load(folder_paths.get_annotated_filepath(file)).block_weights(name)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..redux.boxes import LAYOUTS, MAX_BOXES, draw_preview, draw_regions, parse_boxes, regions_of_layout
+from ..redux.boxes import LAYOUTS, MAX_BOXES, check_layout, draw_preview, draw_regions, parse_boxes, regions_of_layout
 from .host.mask import NO_ALPHA
 from .host.preview import save_previews
 from .types import CATEGORY
@@ -36,10 +36,12 @@ class ReduxRegions(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, layout: str | None = None, boxes: str | None = None) -> bool | str:
-        if layout != DRAWN or boxes is None:  # None: connected, or left at its default
-            return True
+        """Refuse before anything runs; None is connected, or left at its default."""
         try:
-            parse_boxes(boxes)
+            if layout not in (None, DRAWN):  # named here, it is not compared with its list by ComfyUI
+                check_layout(layout)
+            elif layout == DRAWN and isinstance(boxes, str):
+                parse_boxes(boxes)
         except ValueError as error:
             return str(error)
         return True

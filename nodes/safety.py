@@ -3,6 +3,7 @@
 import torch
 from comfy_api.latest import io
 
+from ..redux.typed import short
 from .classifier import score_pictures
 from .host.outputs import blocked
 from .image_file import check_pictures, to_picture
@@ -65,7 +66,7 @@ def _act(images_BHWC: torch.Tensor, flags: list[bool], action: str) -> object:
         ValueError: an action that is not in the list.
     """
     if action not in ACTIONS:
-        raise ValueError(f"The action {action!r} is unknown; use {', '.join(ACTIONS)}.")
+        raise ValueError(f"The action '{short(action)}' is unknown; use {', '.join(ACTIONS)}.")
     if action == "flag only" or not any(flags):
         return images_BHWC
     keep_B = ~torch.tensor(flags, device=images_BHWC.device)

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..redux.store import new_file
-from .host.outputs import metadata_wanted, output_target, write_next
+from .host.outputs import metadata_wanted, output_target, say_prefix, write_next
 from .image_file import FORMATS, check_pictures, encode_picture
 from .types import CATEGORY
 
@@ -51,6 +51,10 @@ class ReduxSaveImage(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return say_prefix(filename_prefix)
 
     @classmethod
     def execute(

@@ -8,9 +8,10 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..redux.tokens import ReduxTokens
+from ..redux.typed import short
 from .host.conditioning_store import load_conditioning, save_conditioning
 from .host.model import HostedModel
-from .host.outputs import write_numbered
+from .host.outputs import say_prefix, write_numbered
 from .types import CATEGORY, ReduxModelType, ReduxTokensType
 
 FOLDER = "redux"  # below ComfyUI's output folder; its input folder is offered as well
@@ -34,6 +35,10 @@ class ReduxSaveTokens(io.ComfyNode):
             ],
             outputs=[],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return say_prefix(filename_prefix)
 
     @classmethod
     def execute(cls, tokens: ReduxTokens, filename_prefix: str) -> io.NodeOutput:
@@ -93,6 +98,10 @@ class ReduxSaveConditioning(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return say_prefix(filename_prefix)
+
+    @classmethod
     def execute(cls, conditioning: list[list[Any]], filename_prefix: str) -> io.NodeOutput:
         return _saved(filename_prefix, lambda path: save_conditioning(conditioning, path))
 
@@ -142,7 +151,9 @@ def _files() -> list[str]:
 
 def _path(file: str) -> str:
     if file not in _files():
-        raise ValueError(f"There is no saved file '{file}'; choose one from output/{FOLDER} or the input folder.")
+        raise ValueError(
+            f"There is no saved file '{short(file)}'; choose one from output/{FOLDER} or the input folder."
+        )
     return folder_paths.get_annotated_filepath(file)
 
 

@@ -6,8 +6,10 @@ import torch
 from comfy_api.latest import io
 
 from ..redux.sizes import MAX_SIDE, MULTIPLE, RATIOS, round_side, size_of_picture, size_of_ratio
+from ..redux.typed import short
 from .host.flux import NATIVE_SIDE, native_side
 from .host.outputs import empty_latent
+from .host.prompt_graph import given_in_prompt
 from .types import CATEGORY
 
 CUSTOM = "custom"
@@ -56,7 +58,7 @@ class ReduxSize(io.ComfyNode):
     ) -> io.NodeOutput:
         if model is not None:
             megapixels *= (native_side(model) / NATIVE_SIDE) ** 2
-        width, height = choose_size(aspect_ratio or {}, megapixels)
+        width, height = choose_size(aspect_ratio or {"aspect_ratio": given_in_prompt("aspect_ratio")}, megapixels)
         return io.NodeOutput(empty_latent(width, height, batch_size), width, height)
 
 
@@ -67,7 +69,7 @@ def choose_size(aspect_ratio: dict[str, Any], megapixels: float) -> tuple[int, i
         ValueError: an aspect ratio that is not in the list, or "as the reference" without a picture.
     """
     kind = aspect_ratio.get("aspect_ratio")
-    if kind in RATIOS:
+    if kind in tuple(RATIOS):
         return size_of_ratio(str(kind), megapixels)
     if kind == CUSTOM:
         return round_side(aspect_ratio["width"]), round_side(aspect_ratio["height"])
@@ -76,7 +78,8 @@ def choose_size(aspect_ratio: dict[str, Any], megapixels: float) -> tuple[int, i
         if image_BHWC is None:
             raise ValueError('The aspect ratio is "as the reference", so FLUX Image Size needs an image.')
         return size_of_picture(image_BHWC.shape[2], image_BHWC.shape[1], megapixels)
-    raise ValueError(f"The aspect ratio {kind!r} is unknown; use {', '.join(RATIOS)}, {CUSTOM} or {REFERENCE}.")
+    found = "is missing" if kind is None else f"'{short(kind)}' is unknown"
+    raise ValueError(f"The aspect ratio {found}; use {', '.join(RATIOS)}, {CUSTOM} or {REFERENCE}.")
 
 
 def _aspect_input() -> io.Input:

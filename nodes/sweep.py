@@ -9,7 +9,8 @@ from ..redux.reference import Reference
 from ..redux.schedule import Schedule
 from ..redux.sweep import MAX_VALUES, draw_sheet, parse_values
 from ..redux.tokens import ReduxTokens
-from .acting import MAX_STRENGTH, SLIDER, are_numbers, check_strength, optional_inputs, put_in
+from ..redux.typed import short
+from .acting import MAX_STRENGTH, SLIDER, are_numbers, are_texts, check_strength, optional_inputs, put_in
 from .host.latent import repeat_latent
 from .host.prompt_graph import influence_wanted
 from .image_file import check_pictures
@@ -55,11 +56,13 @@ class ReduxSweep(io.ComfyNode):
         preset: str | None = NONE,
     ) -> bool | str:
         """Refuse before anything runs what needs no tensors to be known; a connected value is None here."""
-        if not are_numbers(strength, start_percent, end_percent):
+        if not are_numbers(strength, start_percent, end_percent) or not are_texts(values, blocks):
             return True
         try:
             check_strength(strength)
             block_weights(NONE if preset is None else preset, blocks or "")
+            if what is not None:  # named here, it is not compared with its list by ComfyUI
+                check_swept(what)
             if what is not None and values is not None:
                 read_values(values, what, start_percent or 0.0)
             if what == STRENGTH and start_percent is not None and end_percent is not None:
@@ -146,12 +149,19 @@ class ReduxSweepSheet(io.ComfyNode):
         return io.NodeOutput(sheet_YX3[None], ui=ui.PreviewImage(sheet_YX3[None], cls=cls))
 
 
+def check_swept(what: str) -> None:
+    """Raises ValueError: this is nothing that can be swept."""
+    if what not in SWEPT:
+        raise ValueError(f"A sweep of '{short(what)}' is not known; choose {' or '.join(SWEPT)} as what.")
+
+
 def read_values(text: str, what: str, start: float = 0.0) -> tuple[float, ...]:
     """The numbers of a sweep.
 
     Raises:
-        ValueError: they cannot be read, or one of them is no strength, or no end after `start`.
+        ValueError: they cannot be read, or one of them is no strength, or no end after `start`; or `what` is neither.
     """
+    check_swept(what)
     numbers = parse_values(text)
     for number in numbers:
         if what == STRENGTH and not 0 <= number <= MAX_STRENGTH:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .heatmap import REFERENCES, load_font
+from .typed import read_number, short
 
 MAX_BOXES = 6
 AROUND = "centre, around"
@@ -55,17 +56,23 @@ def parse_boxes(text: str) -> tuple[Box, ...]:
 
 def _parse_box(number: int, line: str) -> Box:
     try:
-        x, y, width, height = (float(part) / 100 for part in re.split(r"[\s,]+", line.strip(" ,")))
+        x, y, width, height = (read_number(part) / 100 for part in re.split(r"[\s,]+", line.strip(" ,")))
     except ValueError:
         raise ValueError(
-            f"Box {number}, '{line}', cannot be read; four numbers are needed: x, y, width, height in percent."
+            f"Box {number}, '{short(line)}', cannot be read; four numbers are needed: x, y, width, height in percent."
         ) from None
     if not (width > 0 and height > 0):  # also true of NaN
-        raise ValueError(f"Box {number}, '{line}', has no area; width and height above 0 are needed.")
+        raise ValueError(f"Box {number}, '{short(line)}', has no area; width and height above 0 are needed.")
     slack = 1e-4  # what rounding to hundredths of a percent may add
     if not (x >= -slack and y >= -slack and x + width <= 1 + slack and y + height <= 1 + slack):
-        raise ValueError(f"Box {number}, '{line}', leaves the picture, which is 0 to 100 percent wide and high.")
+        raise ValueError(f"Box {number}, '{short(line)}', leaves the picture, which is 0 to 100 percent wide and high.")
     return Box(x, y, width, height)
+
+
+def check_layout(layout: str) -> None:
+    """Raises ValueError: there is no such layout."""
+    if layout not in tuple(LAYOUTS):
+        raise ValueError(f"There is no layout '{short(layout)}'; choose one of {', '.join(LAYOUTS)}, or drawn boxes.")
 
 
 def regions_of_layout(layout: str, height: int, width: int, softness: float) -> Tensor:
@@ -74,8 +81,7 @@ def regions_of_layout(layout: str, height: int, width: int, softness: float) -> 
     Raises:
         ValueError: there is no such layout.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"There is no layout '{layout}'; choose one of {', '.join(LAYOUTS)}, or drawn boxes.")
+    check_layout(layout)
     regions_RYX = draw_regions(LAYOUTS[layout], height, width, softness)
     return torch.cat((regions_RYX, 1 - regions_RYX)) if layout == AROUND else regions_RYX
 

@@ -19,6 +19,7 @@ from torch.nn.functional import avg_pool2d, pad
 
 from .config import SiglipConfig
 from .resample import resize, resize_mask
+from .typed import short
 
 MIN_CUT = 4  # pixels a side
 MIN_COVERAGE = 1 / 512  # below this share of a patch (a third of a pixel of 196) a token is not worth its place
@@ -107,7 +108,7 @@ def fit_crop(picture: Picture, config: SiglipConfig, position: str | tuple[float
     position = POSITIONS.get(position, position) if isinstance(position, str) else position
     if isinstance(position, str) or not _is_pair(position) or not all(0 <= share <= 1 for share in position):
         raise ValueError(
-            f"There is no position {position!r}; two numbers in 0..1, or {', '.join(POSITIONS)}, is needed."
+            f"There is no position {short(repr(position))}; two numbers in 0..1, or {', '.join(POSITIONS)}, is needed."
         )
     height, width = picture.size
     side = min(height, width)
@@ -161,7 +162,7 @@ def fit_tiles(picture: Picture, config: SiglipConfig, tiles: tuple[int, int] = (
     Tiles of a picture with fewer pixels than tiles along a side show a pixel each, some of them the same one.
     """
     if not _is_pair(tiles) or not all(isinstance(count, int) and count >= 1 for count in tiles):
-        raise ValueError(f"The tiles are {tiles!r}; two whole numbers from 1 up (rows, columns) are needed.")
+        raise ValueError(f"The tiles are {short(repr(tiles))}; two whole numbers from 1 up (rows, columns) are needed.")
     height, width = picture.size
     windows = [
         picture.window(top, left, tall, wide)

@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .typed import short
+
 Quality = Literal["exact", "close", "fast", "automatic"]
 QUALITIES: tuple[Quality, ...] = ("exact", "close", "fast", "automatic")
 GROWTH: dict[str, int] = {"close": 2, "fast": 3}  # of the distance between full steps; they begin with 0 and 1
@@ -37,7 +39,7 @@ def full_steps(quality: Quality, steps: int) -> tuple[int, ...]:
         ValueError: there is no such quality.
     """
     if quality not in QUALITIES:
-        raise ValueError(f"There is no quality '{quality}'; choose one of {', '.join(QUALITIES)}.")
+        raise ValueError(f"There is no quality '{short(quality)}'; choose one of {', '.join(QUALITIES)}.")
     if quality == "exact":
         return tuple(range(steps))
     found, distance = [0, 1], 1 if quality == "close" else GROWTH.get(quality, steps)

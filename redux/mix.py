@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .tokens import Part, ReduxTokens
+from .typed import short
 
 Combine = Callable[[Tensor, Tensor], Tensor]  # tokens [M, B, N, D], weights [M, B, N, 1] -> [B, N, D]
 
@@ -35,12 +36,12 @@ def mix(
         weights: one for each reference; None = 1 each.
 
     Raises:
-        ValueError: no references, an unknown method, weights that do not fit or have no meaning, references that
-            differ in what they must share.
+        ValueError: no references, an unknown method, weights that do not fit or have no meaning or lead to numbers
+            that the tokens cannot hold, references that differ in what they must share.
     """
     references = list(references)
     if method not in METHODS:
-        raise ValueError(f"There is no method '{method}'; choose one of {', '.join(METHODS)}.")
+        raise ValueError(f"There is no method '{short(method)}'; choose one of {', '.join(METHODS)}.")
     check_alike(references, "mix")
     weights = [1.0] * len(references) if weights is None else [float(weight) for weight in weights]
     _check_weights(weights, len(references), method)
@@ -76,14 +77,19 @@ def _combine(references: list[ReduxTokens], weights: list[float], method: str) -
     tokens_MBND = torch.stack([reference.tokens.float() for reference in references])
     covers_MBN1 = torch.stack([_coverage(reference) for reference in references])[..., None]
     shares_MBN1 = covers_MBN1 if method in AVERAGES else (covers_MBN1 > 0).float()
-    weights_MBN1 = torch.tensor(weights, device=device).reshape(-1, 1, 1, 1) * shares_MBN1
-    mixed_BND = COMBINE[method](tokens_MBND, weights_MBN1)
+    # Of averages only the weights' ratios count: scaled, they stay in the range of fp32, and so does their sum.
+    scale = max(weights) if method in AVERAGES else 1.0
+    weights_MBN1 = torch.tensor([weight / scale for weight in weights], device=device).reshape(-1, 1, 1, 1)
+    mixed_BND = COMBINE[method](tokens_MBND, weights_MBN1 * shares_MBN1).to(first.tokens.dtype)
     coverage = first.coverage
     if method != "subtract" and any(reference.coverage is not None for reference in references):
         coverage = covers_MBN1[..., 0].amax(0)
-    return replace(
-        first, tokens=mixed_BND.to(first.tokens.dtype), coverage=coverage, encoder=common_encoder(references)
-    )
+    mixed = replace(first, tokens=mixed_BND, coverage=coverage, encoder=common_encoder(references))
+    if not mixed.is_finite:
+        for reference in references:
+            reference.check_finite()
+        raise ValueError(f"With the weights {weights} the result of {method} overflows; smaller weights are needed.")
+    return mixed
 
 
 def _same_parts(references: list[ReduxTokens], method: str) -> list[ReduxTokens]:

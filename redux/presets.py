@@ -23,6 +23,7 @@ from typing import Any
 
 from .schedule import BlockWeights, ModelName, Rule
 from .store import new_file
+from .typed import short
 
 NAMES = ("style", "composition", "subject")
 KIND, VERSION = "presets", 1
@@ -46,7 +47,7 @@ class Presets:
     def block_weights(self, name: str) -> BlockWeights:
         """Raises ValueError: there is no preset of this name."""
         if name not in self.tables:
-            raise ValueError(f"There is no preset '{name}'; {', '.join(self.tables)} are there.")
+            raise ValueError(f"There is no preset '{short(name)}'; {', '.join(self.tables)} are there.")
         return BlockWeights(rules_of(self.tables[name]), self.model)
 
     def save(self, path: str | Path) -> None:
@@ -83,7 +84,8 @@ class Presets:
             raise ValueError(f"{path.name} holds no presets; a file of Calibrate Redux is needed.")
         if facts.get("version") != VERSION:
             raise ValueError(
-                f"{path.name} is of version {facts.get('version')} and this pack reads version {VERSION}; update it."
+                f"{path.name} is of version {short(facts.get('version'))} and this pack reads version {VERSION}; "
+                "update it."
             )
         return cls._read(facts, path.name)
 
@@ -97,7 +99,7 @@ class Presets:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{file} is damaged ({error}); run Calibrate Redux again.") from error
         for name, table in tables.items():
-            check_table(table, counts, heads, f"Preset '{name}' in {file}")
+            check_table(table, counts, heads, f"Preset '{short(name)}' in {file}")
         return cls(model, tables, facts.get("measured") or {})
 
 
@@ -105,7 +107,7 @@ def check_table(table: Any, counts: Mapping[str, int], heads: int, what: str) ->
     """Raises ValueError: blocks or heads that the model does not have, or a factor that is no number from 0 up."""
     kinds = ", ".join(table) if isinstance(table, dict) else _size(table)
     if not isinstance(table, dict) or set(table) != set(counts):
-        raise ValueError(f"{what} has weights for '{kinds}'; double and single blocks are needed.")
+        raise ValueError(f"{what} has weights for '{short(kinds)}'; double and single blocks are needed.")
     for kind, count in counts.items():
         rows = table[kind]
         if _size(rows) != str(count):
@@ -116,8 +118,8 @@ def check_table(table: Any, counts: Mapping[str, int], heads: int, what: str) ->
             wrong = next((head for head, factor in enumerate(row) if not _is_factor(factor)), None)
             if wrong is not None:
                 raise ValueError(
-                    f"{what} has the weight {row[wrong]} for head {wrong} of {kind} block {index}; a number from 0 up "
-                    "is needed."
+                    f"{what} has the weight {short(row[wrong])} for head {wrong} of {kind} block {index}; a "
+                    "number from 0 up is needed."
                 )
 
 

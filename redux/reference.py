@@ -17,6 +17,7 @@ from torch import Tensor
 from .keeping import QUALITIES, Quality
 from .schedule import BlockWeights, Schedule
 from .tokens import Part, ReduxTokens
+from .typed import short
 
 # What a strength is. "even": the part of its natural attention that a reference keeps, a straight line from the
 # picture without it to plain Redux (redux.attention.share); above 1 a weight. "weight": a factor of what its tokens
@@ -60,9 +61,9 @@ class Reference:
                 raise ValueError(f"The strength is {strength:g}; a number from 0 up is needed.")
         _ = self.schedules  # refuses an end that is not after the start
         if self.keep not in QUALITIES:
-            raise ValueError(f"There is no quality '{self.keep}'; choose one of {', '.join(QUALITIES)}.")
+            raise ValueError(f"There is no quality '{short(self.keep)}'; choose one of {', '.join(QUALITIES)}.")
         if self.response not in RESPONSES:
-            raise ValueError(f"There is no response '{self.response}'; choose {' or '.join(RESPONSES)}.")
+            raise ValueError(f"There is no response '{short(self.response)}'; choose {' or '.join(RESPONSES)}.")
         if self.picture is not None and (self.picture < 0 or self.parts):
             raise ValueError(f"There is no picture {self.picture}; a number from 1 up is needed, or 0 for all.")
 
@@ -109,8 +110,9 @@ def place_tokens(tokens: ReduxTokens, batch: str = "joint", normalize: bool = Tr
         are padded with tokens that no image reads.
 
     Raises:
-        ValueError: a picture of which nothing is left, or another batch mode.
+        ValueError: a picture of which nothing is left, tokens that are not finite, or another batch mode.
     """
+    tokens.check_finite()
     rows = [_without_dropped(tokens, parts, normalize) for parts in tokens.kept_parts()]
     if not all(rows):
         raise ValueError(f"Picture {rows.index([]) + 1} of the reference has no tokens left; its mask covers nothing.")
@@ -118,7 +120,7 @@ def place_tokens(tokens: ReduxTokens, batch: str = "joint", normalize: bool = Tr
         flat = [pair for row in rows for pair in row]
         return torch.cat([part_ND for part_ND, _ in flat])[None], _merge([part for _, part in flat])
     if batch != "per image":
-        raise ValueError(f"There is no batch mode '{batch}'; choose joint or per image.")
+        raise ValueError(f"There is no batch mode '{short(batch)}'; choose joint or per image.")
     return _place_per_image(rows)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from .typed import short
+
 # Samplers compute their noise levels in fp32 and boundaries in fp64, so that shares come out up to 1e-6 apart.
 SAME_MOMENT = 2e-6
 
@@ -43,7 +45,7 @@ class Schedule:
                 f"The reference acts from {self.start:g} to {self.end:g}; 0 <= start < end <= 1 is needed."
             )
         if self.curve not in CURVES:
-            raise ValueError(f"There is no curve '{self.curve}'; choose one of {', '.join(CURVES)}.")
+            raise ValueError(f"There is no curve '{short(self.curve)}'; choose one of {', '.join(CURVES)}.")
 
     @property
     def is_constant(self) -> bool:
@@ -74,7 +76,7 @@ def percent_of_sigma(sigma: float, percent_to_sigma: Callable[[float], float]) -
 
 BLOCK_COUNTS = {"double": 19, "single": 38}
 HEAD_COUNT = 24
-NUMBERS = r"(\d+)(?:\s*-\s*(\d+))?"
+NUMBERS = r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?"  # of more digits Python may refuse to make a number
 RULE = re.compile(
     rf"(double|single)\s*:\s*(?:{NUMBERS})?\s*(?:\.\s*h\s*{NUMBERS})?\s*=\s*"
     r"([-+]?(?:\d+(?:\.\d*)?|\.\d+|nan|inf))",
@@ -129,12 +131,12 @@ class BlockWeights:
         match = RULE.fullmatch(text)
         if match is None:
             raise ValueError(
-                f"The block rule '{text}' cannot be read; write e.g. double:0-9=0.5, single:37=0, single:=0.8, or "
-                "double:3.h0-5=0 for heads."
+                f"The block rule '{short(text)}' cannot be read; write e.g. double:0-9=0.5, single:37=0, single:=0.8, "
+                "or double:3.h0-5=0 for heads."
             )
         kind, factor = match[1].lower(), float(match[6])
         if not 0 <= factor < math.inf:
-            raise ValueError(f"The block rule '{text}' has the factor {factor:g}; a number from 0 up is needed.")
+            raise ValueError(f"The block rule '{short(text)}' has the factor {factor:g}; a number from 0 up is needed.")
         blocks = _span(text, match[2], match[3], BLOCK_COUNTS[kind], "blocks", f"{kind}: ")
         heads = () if match[4] is None else _span(text, match[4], match[5], HEAD_COUNT, "heads", "h")
         return kind, *blocks, factor, *heads
@@ -163,9 +165,11 @@ def _span(rule: str, first: str | None, last: str | None, count: int, what: str,
         return 0, count - 1
     start, stop = int(first), int(last or first)
     if start > stop:
-        raise ValueError(f"The block rule '{rule}' counts down from {start} to {stop}; the lower number comes first.")
+        raise ValueError(
+            f"The block rule '{short(rule)}' counts down from {start} to {stop}; the lower number comes first."
+        )
     if stop >= count:
         raise ValueError(
-            f"The block rule '{rule}' names {what} that FLUX.1 does not have; {prefix}0-{count - 1} exist."
+            f"The block rule '{short(rule)}' names {what} that FLUX.1 does not have; {prefix}0-{count - 1} exist."
         )
     return start, stop

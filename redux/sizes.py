@@ -25,16 +25,31 @@ MEGAPIXEL = 1024 * 1024
 
 
 def size_of_ratio(ratio: str, megapixels: float = 1.0) -> tuple[int, int]:
-    """Width and height in pixels of one of RATIOS, multiples of 16."""
+    """Width and height in pixels of one of RATIOS, multiples of 16.
+
+    Raises:
+        ValueError: this is no number of megapixels.
+    """
+    _check_area(megapixels)
     width, height = RATIOS[ratio]
     scale = math.sqrt(megapixels)
     return round_side(width * scale), round_side(height * scale)
 
 
 def size_of_picture(width: int, height: int, megapixels: float = 1.0) -> tuple[int, int]:
-    """The size with the aspect ratio of a picture of `width` x `height`, multiples of 16."""
+    """The size with the aspect ratio of a picture of `width` x `height`, multiples of 16.
+
+    Raises:
+        ValueError: this is no number of megapixels.
+    """
+    _check_area(megapixels)
     scale = math.sqrt(megapixels * MEGAPIXEL / (width * height))
     return round_side(width * scale), round_side(height * scale)
+
+
+def _check_area(megapixels: float) -> None:
+    if not 0 < megapixels < math.inf:  # also true of NaN
+        raise ValueError(f"The picture has {megapixels:g} megapixels; a number above 0, without end, is needed.")
 
 
 def round_side(side: float) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .attention import GroupPlan, prepare_groups
-from .attention.amounts import LogWeight, Share
+from .attention.amounts import LARGEST, LogWeight, Share
 from .attention.groups import GroupSpec
 from .reference import Reference, Weight
 from .region import region_on_grid
@@ -184,8 +184,8 @@ class StepWeights:
     def _multiply(self, weight: Weight, part: float, factor: Factor) -> Tensor:
         """[1 or B, 1 or H, 1]: a weight for each image, times a factor for each head."""
         weights = _each(weight, self.layout.images) if isinstance(weight, tuple) else weight
-        weight_b11 = part * torch.tensor(weights, dtype=torch.float64).reshape(-1, 1, 1)
-        return (weight_b11 * torch.tensor(factor, dtype=torch.float64).reshape(1, -1, 1)).float()
+        weight_b11 = (part * torch.tensor(weights, dtype=torch.float64).reshape(-1, 1, 1)).clamp(max=LARGEST)
+        return (weight_b11 * torch.tensor(factor, dtype=torch.float64).reshape(1, -1, 1)).clamp(max=LARGEST).float()
 
     def _weigh(
         self, part: Part, reference: Reference, weight_bh1: Tensor, queries: int, images: tuple[bool, ...] | None

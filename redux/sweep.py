@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .heatmap import BACKGROUND, INK, Font, load_font
+from .typed import read_number, short
 
 MAX_VALUES = 16
 LONGEST = 512  # of the longer side of a picture on the sheet
@@ -37,11 +38,11 @@ def parse_values(text: str) -> tuple[float, ...]:
 
 def _number(word: str) -> float:
     try:
-        value = float(word)
+        value = read_number(word)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"The value '{word}' of the sweep is no number; write e.g. 0.1, 0.3, 1.")
+        raise ValueError(f"The value '{short(word)}' of the sweep is no number; write e.g. 0.1, 0.3, 1.")
     return value
 
 

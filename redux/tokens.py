@@ -18,6 +18,7 @@ from torch import Tensor
 from .pooling import Grid, pool_view, within
 from .store import read_facts, write_tensors
 from .tensor_files import open_files
+from .typed import short
 
 METADATA_KEY = "redux.tokens"
 VERSION = 1
@@ -98,6 +99,16 @@ class ReduxTokens:
                 f"The coverage of shape {tuple(self.coverage.shape)} does not fit {tuple(self.tokens.shape[:2])}."
             )
 
+    def check_finite(self) -> None:
+        """Raises ValueError: there are tokens that are NaN or infinite, with which a whole picture would be black."""
+        if not self.is_finite:
+            raise ValueError("The reference has tokens that are NaN or infinite; encode its picture anew.")
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all tokens that are read are numbers; those of the device "meta" have no values."""
+        return self.tokens.is_meta or all(bool(row.isfinite().all()) for row in self.kept())
+
     @property
     def grids(self) -> tuple[Grid, ...]:
         return tuple(grid for part in self.parts for grid in part.grids)
@@ -157,7 +168,9 @@ class ReduxTokens:
         """
         pair = hasattr(grid, "__len__") and len(grid) == 2
         if not pair or not all(isinstance(side, Integral) for side in grid):
-            raise ValueError(f"A reference cannot be pooled to {grid!r}; two whole numbers (rows, columns) are needed.")
+            raise ValueError(
+                f"A reference cannot be pooled to {short(repr(grid))}; two whole numbers (rows, columns) are needed."
+            )
         rows, columns = grid
         if rows < 1 or columns < 1:
             raise ValueError(f"A reference cannot be pooled to {rows} x {columns} tokens; 1 x 1 is the least.")

@@ -13,7 +13,9 @@ import torch
 from comfy.cli_args import args
 from comfy_execution.graph_utils import ExecutionBlocker
 
-FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+from ...redux.typed import short
+
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f\ud800-\udfff]')  # the last are half pairs of surrogates
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 LONGEST = 180
 
@@ -53,14 +55,24 @@ def clean_prefix(prefix: str) -> str:
     """
     parts = prefix.replace("\\", "/").split("/")
     if prefix.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", prefix) or ".." in parts:
-        raise ValueError(f"The prefix {prefix!r} leads out of the output folder; use a name, or folder/name.")
+        raise ValueError(f"The prefix '{short(prefix)}' leads out of the output folder; use a name, or folder/name.")
     cleaned = [FORBIDDEN.sub("_", part).strip(" ").rstrip(".") for part in parts]
     cleaned = [f"_{part}" if DEVICES.fullmatch(part) else part for part in cleaned]
     if not cleaned[-1]:
-        raise ValueError(f"The prefix {prefix!r} has no name in it; use a name, or folder/name.")
+        raise ValueError(f"The prefix '{short(prefix)}' has no name in it; use a name, or folder/name.")
     if any(len(part.encode()) > LONGEST for part in cleaned):
         raise ValueError(f"The prefix has a name of more than {LONGEST} bytes; use a shorter one.")
     return "/".join(part for part in cleaned if part)
+
+
+def say_prefix(prefix: str | None) -> bool | str:
+    """What a node's validate_inputs says of its prefix, before anything runs for a file that has no place; a connected
+    one is None here, and of what is no text ComfyUI says so."""
+    try:
+        clean_prefix(prefix if isinstance(prefix, str) else "redux")
+    except ValueError as error:
+        return str(error)
+    return True
 
 
 def write_numbered(prefix: str, suffix: str, write: Callable[[Path], None]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +24,21 @@ from .outputs import empty_latent
 
 @dataclass(frozen=True)
 class Manner:
-    """How pictures are painted: pixels of the square, steps, guidance, sampler and scheduler."""
+    """How pictures are painted: pixels of the square, steps, guidance, sampler and scheduler.
+
+    Raises:
+        ValueError: the guidance is no number, with which all pictures would be black.
+    """
 
     side: int
     steps: int
     guidance: float
     sampler: str = "euler"
     scheduler: str = "simple"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"The guidance is {self.guidance:g}; a finite number is needed.")
 
 
 class FluxPainter:

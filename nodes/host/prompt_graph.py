@@ -31,6 +31,16 @@ def executing_node() -> str:
     return context.node_id if context else ""
 
 
+def given_in_prompt(name: str) -> Any:
+    """What the prompt gives to an input of the executed node; None where that is not known.
+
+    Of a dynamic combo ComfyUI hands over what is in its list, and otherwise nothing, so that an error could not say
+    what was found.
+    """
+    found = (prompt.get(executing_node(), {}).get("inputs", {}).get(name) for prompt in _running())
+    return next((value for value in found if value is not None), None)
+
+
 def nodes_behind(name: str) -> list[str]:
     """Ids of the nodes from which the executed node's input comes, the nearest first."""
     return [node for prompt in _running() for node in _behind(prompt, executing_node(), name)]

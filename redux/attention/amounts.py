@@ -16,6 +16,7 @@ Share = float | Tensor
 # The log weight of a masked group, whose weight is 0. It is finite so that no sum or difference of logits can be NaN,
 # and so large that exp() of anything beside it is exactly 0 in fp32.
 MASKED = -1e30
+LARGEST = 1e38  # a weight that fp32 can hold; with an infinite one, a region's zero would be NaN
 
 
 def read_log_weight(

@@ -38,6 +38,17 @@ def test_block_factors_are_dense_biases(scene: Any, blocks: str, factors: tuple[
     assert relative(mine, dense_blocks(scene, tokens, weights)) < 1e-5
 
 
+@pytest.mark.parametrize("response", ["even", "weight"])
+def test_a_factor_of_any_size_gives_a_picture(scene: Any, response: str) -> None:
+    """Larger than fp32 holds, times zeros of a region, it was NaN."""
+    region = torch.zeros(1, 8, 8)
+    region[:, :, :4] = 1
+    options = {"strength": 10.0, "region": region, "response": response}
+    mine = scene.sample(scene.apply(scene.text, scene.tokens(), blocks=f"double:={'9' * 308}", **options))
+    large = scene.sample(scene.apply(scene.text, scene.tokens(), blocks=f"double:={'9' * 30}", **options))
+    assert relative(mine, large) < 1e-3
+
+
 def test_no_block_at_all_is_no_reference(scene: Any) -> None:
     """Its tokens still stand in the sequence, but nothing reads them."""
     mine = scene.sample(scene.apply(scene.text, scene.tokens(), blocks="double:=0, single:=0"))

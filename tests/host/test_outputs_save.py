@@ -208,7 +208,7 @@ def test_bad_prefixes_are_refused(save: Any, output: Path, prefix: str) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(prefix=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+@given(prefix=st.text(st.characters(), max_size=30))
 def test_any_prefix_is_refused_or_stays_inside(comfy: Any, pack: Any, prefix: str) -> None:
     clean = pack.nodes.host.outputs.clean_prefix
     try:
@@ -219,12 +219,13 @@ def test_any_prefix_is_refused_or_stays_inside(comfy: Any, pack: Any, prefix: st
     path = (comfy.base / "output" / name).resolve()
     assert path.is_relative_to((comfy.base / "output").resolve()) and path.name
     assert not set(name) & set('<>:"|?*\\\0\n')
-    assert clean(name) == name
+    assert clean(name) == name and name.encode("utf-8")
 
 
 def test_device_names_of_windows_are_changed(pack: Any) -> None:
     clean = pack.nodes.host.outputs.clean_prefix
-    assert [clean(name) for name in ("con", "a/LPT1.x", "console", "a?b", "dots. ")] == [
+    assert [clean(name) for name in ("\ud83d", "con", "a/LPT1.x", "console", "a?b", "dots. ")] == [
+        "_",  # half a pair of surrogates, as a text that was cut in an emoji ends in
         "_con",
         "a/_LPT1.x",
         "console",

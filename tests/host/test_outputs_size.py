@@ -71,5 +71,9 @@ def test_faults_are_named(redux_nodes: Any) -> None:
         execute(redux_nodes, aspect_ratio="as the reference")
     with pytest.raises(ValueError, match="'7:3' is unknown"):
         execute(redux_nodes, aspect_ratio="7:3")
-    with pytest.raises(ValueError, match="None is unknown"):
+    with pytest.raises(ValueError, match="The aspect ratio is missing; use"):
         redux_nodes["ReduxSize"].execute(None, 1.0, 1)
+    for megapixels in (float("nan"), float("inf"), 0.0):
+        for aspect in ({"aspect_ratio": "1:1"}, {"aspect_ratio": "as the reference", "image": torch.zeros(1, 8, 8, 3)}):
+            with pytest.raises(ValueError, match=r"The picture has (nan|inf|0) megapixels; a number above 0"):
+                execute(redux_nodes, megapixels, **aspect)

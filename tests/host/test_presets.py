@@ -135,11 +135,11 @@ class Words:
         return self.comfy.conditioning(seed=sum(map(ord, text)))
 
 
-def calibrate(scene: Any, comfy: Any, redux_nodes: dict[str, Any]) -> Any:
+def calibrate(scene: Any, comfy: Any, redux_nodes: dict[str, Any], **options: Any) -> Any:
     redux = redux_nodes["ReduxLoader"].execute(comfy.files.clip_vision, comfy.files.style_models, "default").args[0]
     return redux_nodes["ReduxCalibrate"].execute(
         scene.flux, Words(comfy), comfy.load_vae(), redux, "a cat\na boat", "ink\noil", minutes=0.001, steps=1, side=64,
-        cases=1, filename_prefix="redux/measured",
+        cases=1, **{"filename_prefix": "redux/measured", **options},
     )  # fmt: skip
 
 
@@ -175,6 +175,20 @@ def test_a_calibration_is_interrupted_goes_on_and_serves_its_model(
     left = Path(comfy.folder_paths.get_user_directory()) / "redux-calibration"
     assert not any(left.iterdir())
     path.unlink()
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("filename_prefix", "../p", "The prefix '../p' leads out of the output folder"),
+    ("guidance", float("nan"), "The guidance is nan; a finite number is needed"),
+])  # fmt: skip
+def test_nothing_is_measured_that_cannot_be_kept(
+    scene: Any, comfy: Any, redux_nodes: dict[str, Any], pack: Any, monkeypatch: pytest.MonkeyPatch, name: str,
+    value: Any, words: str,
+) -> None:  # fmt: skip
+    """It was refused after the whole measurement; a prefix by wire is not known before the node runs."""
+    monkeypatch.setattr(pack.nodes.host.paint.FluxPainter, "paint", lambda *_: pytest.fail("it measures"))
+    with pytest.raises(ValueError, match=words):
+        calibrate(scene, comfy, redux_nodes, **{name: value})
 
 
 @pytest.mark.parametrize("words", ["a cat", "", "a cat\n  a cat \n"])

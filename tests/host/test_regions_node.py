@@ -38,6 +38,8 @@ def test_bad_boxes_are_refused_before_running(redux_nodes: dict[str, Any], text:
     said = node.validate_inputs(layout="drawn boxes", boxes=text)
     assert isinstance(said, str) and said.endswith(".")
     assert node.validate_inputs(layout="quarters", boxes=text) is True
+    assert node.validate_inputs(layout=None, boxes=text) is True
+    assert node.validate_inputs(layout="fifths", boxes=text).startswith("There is no layout 'fifths'; choose one of")
     with pytest.raises(ValueError, match="[Bb]ox"):
         node.execute("drawn boxes", text)
 

@@ -78,12 +78,24 @@ def test_only_a_sentence(error: Exception, sentence: str, pack: ModuleType) -> N
         ("ReduxEncode", {"fit": {"fit": "squeeze"}}, "choose one of stretch"),
         ("ReduxEncode", {"fit": {}}, "choose one of stretch"),
         ("ReduxMix", {"weights": "1, two"}, "1, two"),
+        ("ReduxMix", {"weights": "1_0 1"}, "1_0 1"),
+        ("ReduxMix", {"weights": "a" * 1000}, "a" * 59 + "…' cannot"),
+        ("ReduxApply", {"blocks": "a" * 1000}, "a" * 59 + "…' cannot"),
+        ("ReduxApply", {"preset": "a" * 1000}, "a" * 59 + "…'; choose"),
+        ("ReduxSweep", {"what": "foo"}, "choose strength or end_percent"),
+        ("ReduxSweep", {"what": ["foo"], "values": "1"}, "choose strength or end_percent"),
+        ("ReduxSweep", {"values": "7" * 400, "what": "strength"}, "7" * 59 + "…' of the sweep is no number"),
+        *(
+            (node, {"filename_prefix": prefix}, "The prefix ")
+            for node in ("ReduxCalibrate", "ReduxSaveImage", "ReduxSaveTokens", "ReduxSaveConditioning")
+            for prefix in ("../p", "", "/p", "a/", "p" * 200, "../" + "p" * 1000)
+        ),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_refused_before_it_runs(node: str, inputs: dict[str, Any], part: str, redux_nodes: dict[str, Any]) -> None:
     sentence = redux_nodes[node].validate_inputs(**inputs)
-    assert isinstance(sentence, str) and part in sentence and sentence.endswith(".")
+    assert isinstance(sentence, str) and part in sentence and sentence.endswith(".") and len(sentence) < 250
 
 
 @pytest.mark.parametrize(
@@ -94,6 +106,15 @@ def test_refused_before_it_runs(node: str, inputs: dict[str, Any], part: str, re
         ("ReduxApply", {"strength": 10.0, "blocks": "double:=0.5"}),
         ("ReduxEncode", {"fit": {"fit": "tiles", "rows": 2, "columns": 2, "token_budget": 1458}}),
         ("ReduxMix", {"weights": ""}),
+        # Of a list in the place of a text ComfyUI says itself that it is no link.
+        ("ReduxApply", {"blocks": ["a"]}),
+        ("ReduxSweep", {"blocks": ["a"], "what": "strength"}),
+        ("ReduxSweep", {"values": ["a"], "what": "strength"}),
+        ("ReduxMix", {"weights": ["a"]}),
+        ("ReduxRegions", {"layout": "drawn boxes", "boxes": ["a"]}),
+        ("ReduxCalibrate", {"contents": ["a"], "styles": ["a"], "filename_prefix": ["a"]}),
+        ("ReduxSaveImage", {"filename_prefix": None}),
+        ("ReduxSaveTokens", {"filename_prefix": "a/%date:yyyy%"}),
     ],
     ids=str,
 )

@@ -102,6 +102,8 @@ def test_a_saved_sweep_is_the_same(scene: Any, tmp_path: Any) -> None:
         ("-0.5", "strength", "The sweep has the strength -0.5; 0 to 10 is needed."),
         ("11", "strength", "The sweep has the strength 11; 0 to 10 is needed."),
         ("0.5, 0", "end_percent", "The reference acts from 0 to 0; 0 <= start < end <= 1 is needed."),
+        ("0.5", "foo", "A sweep of 'foo' is not known; choose strength or end_percent as what."),
+        ("1_0", "strength", "The value '1_0' of the sweep is no number; write e.g. 0.1, 0.3, 1."),
         ("1.5", "end_percent", "The reference acts from 0 to 1.5; 0 <= start < end <= 1 is needed."),
     ],
 )

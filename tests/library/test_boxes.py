@@ -75,6 +75,10 @@ def test_numbers_are_percent_in_lines_or_parts() -> None:
         ("60, 0, 50, 100", "leaves the picture"),
         ("-1, 0, 50, 100", "leaves the picture"),
         ("nan, 0, 50, 100", "leaves the picture"),
+        ("0, 0, 1_0, 10", "Box 1, '0, 0, 1_0, 10', cannot be read"),
+        ("0" * 100_000, "Box 1, '0{59}…', cannot be read"),
+        (f"{'0' * 99} 0 0 5", "Box 1, '0{59}…', has no area"),
+        (f"{'9' * 99} 0 5 5", "Box 1, '9{59}…', leaves the picture"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(text: str, found: str) -> None:

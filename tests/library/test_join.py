@@ -44,6 +44,15 @@ def test_join_and_normalize_keep_the_influence_of_each() -> None:
     assert shares(redux.mix([whole, pooled], "join", [0, 1])) == pytest.approx([729])
 
 
+def test_tokens_that_are_no_numbers_are_refused_where_they_would_be_read() -> None:
+    """They made the whole picture black, without a word."""
+    broken = make((2, 2))
+    broken.tokens[0, 3] = math.inf
+    with pytest.raises(ValueError, match="The reference has tokens that are NaN or infinite; encode its picture anew."):
+        place_tokens(broken)
+    place_tokens(replace(broken, coverage=torch.tensor([[1.0, 1.0, 1.0, 0.0]])))  # the mask leaves it out
+
+
 def test_tiles_can_be_joined_and_of_one_kind_be_averaged() -> None:
     tiled = ReduxTokens(torch.randn(1, 18, WIDTH), (Part(((3, 3), (3, 3)), 729),))
     other = replace(tiled, tokens=torch.randn(1, 18, WIDTH))

@@ -237,6 +237,35 @@ def test_wrong_weights(method: str, weights: list[float] | None, words: str) -> 
         redux.mix([make(), make(seed=1)], method, weights)
 
 
+@pytest.mark.parametrize("method", ["add", "subtract", "max"])
+@pytest.mark.parametrize("weights", [[1e38, -1e38], [1e38, 1e38], [1e300, 1]])
+def test_a_result_that_overflows_is_refused(method: str, weights: list[float]) -> None:
+    """It made the whole picture black, without a word."""
+    large = replace(make(), tokens=make().tokens * 10)
+    if (method, weights) == ("subtract", [1e38, 1e38]):
+        weights = [1e38, -1e38]
+    with pytest.raises(ValueError, match=f"the result of {method} overflows; smaller weights are needed"):
+        redux.mix([large, make(seed=1)], method, weights)
+    with pytest.raises(ValueError, match="overflows"):
+        redux.mix([large.to(dtype=torch.float16), make(seed=1)], "add", [1e5, 1])
+
+
+@pytest.mark.parametrize("method", ["average", "norm average", "slerp"])
+def test_only_the_ratio_of_weights_counts(method: str) -> None:
+    references = [make(), make(seed=1)]
+    expected = redux.mix(references, method, [1, 0.5]).tokens
+    for scale in (1e38, 2e300, 1e-300):
+        assert torch.allclose(redux.mix(references, method, [scale, scale / 2]).tokens, expected, rtol=1e-6)
+
+
+def test_references_with_values_that_are_no_numbers_are_named() -> None:
+    broken = replace(make(), tokens=make().tokens.clone().index_fill_(2, torch.tensor(0), math.nan))
+    for method in METHODS:
+        if method != "join":
+            with pytest.raises(ValueError, match="tokens that are NaN or infinite"):
+                redux.mix([make(seed=1), broken], method)
+
+
 def test_references_that_do_not_go_together() -> None:
     unknown, first, second = (replace(make(), encoder=name) for name in ("", "abc", "xyz"))
     for others in ([first, second], [unknown, first, second]):

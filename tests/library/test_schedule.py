@@ -116,6 +116,9 @@ def test_rules_in_short_forms(text: str, factors: tuple[float, ...]) -> None:
         "triple:0=1",
         "single:0:1=1",
         "0=1",
+        "double:9999999999=1",  # Python makes no number of more than 4300 digits
+        "double:1_0=1",
+        "double:0=1_0",
     ],
 )
 def test_a_bad_rule_is_named(text: str) -> None:
@@ -134,6 +137,15 @@ def test_blocks_that_do_not_exist_are_named(text: str) -> None:
 def test_a_rule_that_counts_down_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=f"'{text}' counts down from [59] to [40]; the lower number comes first"):
         BlockWeights.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 100_000, "double:=" + "9" * 400, "double:" + "0" * 99 + "=1", "single:40=" + "1" * 99]
+)
+def test_a_long_rule_is_shortened(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^The block rule '") as error:
+        BlockWeights.parse(text)
+    assert text[:7] in str(error.value) and "…'" in str(error.value) and len(str(error.value)) < 220
 
 
 @given(st.text(max_size=30))
