@@ -7,8 +7,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,16 @@ def as_ordinary_user(path: Path) -> str:
     return done.stdout.strip()
 
 
-def test_an_unwritable_file_is_moved_aside_and_an_unwritable_folder_is_said(tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:2]):  # pytest's folders are their owner's alone
-        parent.chmod(0o755)
-    folder = tmp_path / "user"
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that everybody may enter: pytest's own are their owner's alone, and each pytest that starts sees to that."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_an_unwritable_file_is_moved_aside_and_an_unwritable_folder_is_said(open_folder: Path) -> None:
+    folder = open_folder / "user"
     folder.mkdir()
     path = filled(folder / "jobs.sqlite")
     for part in folder.iterdir():
@@ -107,7 +114,7 @@ def test_an_unwritable_file_is_moved_aside_and_an_unwritable_folder_is_said(tmp_
     folder.chmod(0o777)
     assert as_ordinary_user(path) == "open"
     assert len(list(folder.glob("jobs.sqlite.2*"))) >= 1
-    other = tmp_path / "other"
+    other = open_folder / "other"
     other.mkdir()
     other.chmod(0o555)
     answer = as_ordinary_user(other / "jobs.sqlite")
