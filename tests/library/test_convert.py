@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ from page_graphs import (
     values,
 )
 
-from convert import convert
+from convert import convert, layout
 from convert.layout import boxes, overlap
+from convert.page_form import pair
 from convert.page_graph import PageGraph
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,3 +212,20 @@ def test_nothing_is_covered_that_was_not_and_groups_grow() -> None:
         item = node(after, ids[name])
         assert up <= item["pos"][1] and item["pos"][1] + item["size"][1] <= up + height
         assert left <= item["pos"][0] and item["pos"][0] + item["size"][0] <= left + width
+
+
+def test_room_for_a_long_chain_is_made_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 600 references in one column it took over a minute: each move read the positions of all nodes anew."""
+    page, ids = simple_page()
+    last = ids["apply"]
+    for _ in range(120):
+        after = page.node("StyleModelApply", 1.0, "attn_bias")
+        page.link(last, after, "conditioning")
+        page.link(ids["style"], after, "style_model")
+        page.link(ids["encode"], after, "clip_vision_output")
+        last = after
+    read: list[object] = []
+    monkeypatch.setattr(layout, "pair", lambda value: read.append(value) or pair(value))
+    places = boxes(PageGraph(convert(page.workflow()).workflow, iter(range(10**6, 10**7))))
+    assert len(read) < 100 * len(places)
+    assert not any(overlap(a, b) for a, b in itertools.combinations(places.values(), 2))
