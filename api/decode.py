@@ -14,8 +14,8 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 if __name__ == "__main__":
@@ -43,7 +43,6 @@ DAMAGED = (
     OverflowError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 
 
@@ -59,23 +58,23 @@ def convert(content: bytes, max_megapixels: float, target: Any, admit: Callable[
         admit: is called with the number of pixels before they are decoded.
 
     Raises:
-        Refused: no picture, a damaged one, one of too many or too few pixels or of too many scans.
+        Refused: no picture, a damaged one, one of too many or too few pixels, of too many scans or with too much text.
     """
     try:
         if count_scans(content) > MAX_SCANS:
             raise Refused(f"is a JPEG of more than {MAX_SCANS} scans.")
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            size = f"{picture.width} x {picture.height}"
-            if picture.width * picture.height > max_megapixels * 1e6:
-                raise Refused(f"has {size} pixels; {max_megapixels:g} million are the most.")
-            if min(picture.size) < MIN_SIDE:
-                raise Refused(f"has {size} pixels; {MIN_SIDE} a side are the least.")
+        if size := webp_size(content):
+            _check_size(size, max_megapixels)
+        with _without_pillows_bound(), Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            _check_size(picture.size, max_megapixels)
             if admit:
                 admit(picture.width * picture.height)
             picture.load()
             ImageOps.exif_transpose(picture, in_place=True)
             plain = _to_rgb(picture)
-    except DAMAGED:
+    except DAMAGED as error:
+        if "MAX_TEXT" in str(error):  # of a PNG that is whole: Pillow's bounds of what its texts and profile unpack to
+            raise Refused("has texts or a colour profile of several MB in it; send it without them.") from None
         raise Refused("is no whole PNG, JPEG, WebP, GIF or BMP picture.") from None
     except MemoryError:
         raise Refused("needs more memory than a picture of its size may.") from None
@@ -100,6 +99,39 @@ def count_scans(content: bytes) -> int:
             scans += marker == 0xDA
             place += 2 + max(2, int.from_bytes(content[place + 2 : place + 4], "big"))
     return scans
+
+
+def webp_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP, of which Pillow has a canvas made before it can be asked how large it is."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP" or len(content) < 30:
+        return None
+    kind = content[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(content[24:27], "little") + 1, int.from_bytes(content[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(content[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = (int.from_bytes(content[place : place + 2], "little") & 0x3FFF for place in (26, 28))
+    return (width, height) if kind == b"VP8 " and content[23:26] == b"\x9d\x01\x2a" else None
+
+
+def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
+    width, height = size
+    if width * height > max_megapixels * 1e6:
+        raise Refused(f"has {width} x {height} pixels; {max_megapixels:g} million are the most.")
+    if min(width, height) < MIN_SIDE:
+        raise Refused(f"has {width} x {height} pixels; {MIN_SIDE} a side are the least.")
+
+
+@contextmanager
+def _without_pillows_bound() -> Iterator[None]:
+    """Pillow's bound of pixels is another one than ours and is met first: neither the size nor our bound could be told
+    then, and settings that allow more would be of no use."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

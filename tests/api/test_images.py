@@ -137,11 +137,48 @@ def test_bombs_are_refused_before_they_are_unpacked(content: bytes) -> None:
     assert time.process_time() - start < 0.5
 
 
+def webp_canvas(width: int, height: int) -> bytes:
+    """The head of an extended WebP, of which Pillow has the whole canvas made before it tells a size."""
+    head = bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return b"RIFF" + (22).to_bytes(4, "little") + b"WEBPVP8X" + (10).to_bytes(4, "little") + head
+
+
+@pytest.mark.parametrize(
+    ("content", "size"),
+    [
+        (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "20000 x 20000"),
+        (b"GIF89a\x10\0\x10\0\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x01\x44\0;", "65535 x 65535"),
+        (webp_canvas(16_383, 16_000), "16383 x 16000"),
+        (encoded(Image.new("RGB", (3000, 2000)), "WEBP"), "3000 x 2000"),
+        (encoded(Image.new("RGB", (3000, 2000)), "WEBP", lossless=True), "3000 x 2000"),
+    ],
+    ids=["PNG", "GIF", "WebP", "lossy WebP", "lossless WebP"],
+)
+def test_a_whole_picture_of_too_many_pixels_is_called_that(content: bytes, size: str) -> None:
+    """Also where Pillow would refuse it for a bound of its own, before it says how large it is."""
+    with pytest.raises(errors.ApiError) as refused:
+        decode(content)
+    assert str(refused.value) == f"image has {size} pixels; 4 million are the most."
+
+
+def test_settings_may_allow_more_than_pillow_does() -> None:
+    admitted: list[int] = []
+
+    def admit(pixels: int) -> None:
+        admitted.append(pixels)
+        raise decoding.Refused("is not decoded in this test.")
+
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(decoding.Refused, match="in this test"):
+        decoding.convert(bomb(20_000, 20_000), 500, io.BytesIO(), admit)
+    assert admitted == [400_000_000] and before == Image.MAX_IMAGE_PIXELS
+
+
 def test_a_text_bomb_in_a_png() -> None:
     body = b"workflow\0\0" + zlib.compress(b" " * 300_000_000, 9)
     chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
     content = png()
-    with pytest.raises(errors.ApiError):
+    with pytest.raises(errors.ApiError, match="has texts or a colour profile of several MB"):
         decode(content[:33] + chunk + content[33:])
 
 
