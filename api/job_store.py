@@ -34,10 +34,11 @@ log = logging.getLogger(__name__)
 
 
 class StoreError(ApiError):
-    """The store cannot be read or written now."""
+    """The store cannot be read or written now. Of another StoreError as `reason` the reason alone is told again."""
 
     def __init__(self, reason: object) -> None:
-        super().__init__(503, f"This server's job store cannot be used now ({reason}); try again later.")
+        self.reason: str = reason.reason if isinstance(reason, StoreError) else str(reason).rstrip(".")
+        super().__init__(503, f"This server's job store cannot be used now ({self.reason}); try again later.")
 
 
 class Spoilt(Exception):
@@ -110,16 +111,8 @@ class JobStore:
         """
         if job.key and job.id not in self.live and (other := self.by_key(job.key)) and other.id != job.id:
             raise Repeated(other)
-        values = (
-            job.id,
-            job.vendor,
-            job.status,
-            job.created,
-            job.finished,
-            job_to_json(job),
-            job.link,
-            job.key or None,
-        )
+        times, key = (job.created, job.finished), job.key or None
+        values = (job.id, job.vendor, job.status, *times, job_to_json(job), job.link, key)
         self._run(f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
         if job.done:
             self.live.pop(job.id, None)

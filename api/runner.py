@@ -17,7 +17,7 @@ from .jobs import CANCELED, COMPLETED, CREATED, FAILED, PROCESSING, Job, Once, O
 from .references import References
 from .settings import Settings
 from .store import Store
-from .supervise import Supervisor, on_deliberate_stop
+from .supervise import Supervisor, on_deliberate_stop, worded
 
 MAX_ATTEMPTS = 2
 LOOK_SECONDS = 1.0
@@ -49,7 +49,9 @@ class Runner:
     def store(self) -> Store:
         """Raises StoreError while it is not open."""
         if self.opened is None:
-            raise StoreError(self.supervisor.said.get("the job store") or "it is not open yet")
+            error = self.supervisor.said.get("the job store")
+            reason = error if isinstance(error, StoreError) else worded(error) if error else "it is not open yet"
+            raise StoreError(reason)
         return self.opened
 
     async def start(self) -> None:

@@ -25,7 +25,7 @@ class Supervisor:
     """Runs steps again and again. What a step raises is logged once, however often it comes, and the next step runs."""
 
     def __init__(self) -> None:
-        self.said: dict[str, str] = {}
+        self.said: dict[str, Exception] = {}
         self.tasks: list[asyncio.Task[None]] = []
 
     async def attempt(self, name: str, step: Step) -> bool:
@@ -57,13 +57,17 @@ class Supervisor:
             await asyncio.wait(running, timeout=1)
 
     def _say(self, name: str, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
-        if self.said.get(name) == text:
+        text, before = worded(error), self.said.get(name)
+        if before and worded(before) == text:
             return
-        self.said[name] = text
+        self.said[name] = error
         expected = isinstance(error, (OSError, ApiError))
         trace = None if expected else error
         log.error("Redux API: %s: %s It is tried again.", name, error if expected else text, exc_info=trace)
+
+
+def worded(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def on_deliberate_stop(callback: Callable[[], None]) -> None:
