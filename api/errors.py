@@ -11,3 +11,9 @@ class ApiError(Exception):
     def __init__(self, status: int, message: str, field: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.field, self.headers = status, message, field, dict(headers or {})
+
+
+def shown(text: str, most: int = 60) -> str:
+    """A caller's text, safe and short enough for an answer."""
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -186,6 +186,58 @@ def test_a_caller_who_leaves_leaves_the_job(keyed: Server, first: Api) -> None:
     assert first.finish(f"/v1/predictions/{left['id']}")["status"] == "succeeded"
 
 
+def raw(path: str, body: bytes, *headers: str, length: int = 5000, method: str = "POST") -> bytes:
+    """A request as bytes; it is longer than its body where nothing else is said."""
+    lines = (f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Authorization: Bearer first-key", *headers)
+    return "\r\n".join((*lines, f"Content-Length: {length}", "", "")).encode() + body
+
+
+JSON, GZIP = "Content-Type: application/json", "Content-Encoding: gzip"
+FORM = "Content-Type: multipart/form-data; boundary=x"
+CUT = [raw(V3, b"{", JSON), raw("/v1/files", b"--x\r\n", FORM), raw("/api/v3/media/uploads", b"{", JSON)]
+UNREADABLE = [
+    (raw(V3, b"{}", JSON, GZIP, length=2), b" 400 "),
+    (raw(V3, b"{}", "Content-Type: text/plain", GZIP, length=2), b" 415 "),
+    (raw("/v1/files", b"--x\r\n", FORM, GZIP, length=5), b" 400 "),
+    (raw("/v1/nothing", b"{}", GZIP, length=2), b" 404 "),
+    (raw("/redux-api/openapi.json", b"{}", GZIP, length=2, method="GET"), b" 200 "),
+    (raw(V3, b"{}", JSON, "Content-Encoding: deflate", length=2), b" 400 "),
+    (raw(V3, b"", JSON, "no header", length=0), b" 400 "),
+    (f"POST {V3} HTTP/1.1\r\nHost: x\r\n{JSON}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode(), b" 400 "),
+]
+
+
+def test_callers_leave_no_tracebacks_in_the_log(keyed: Server, first: Api) -> None:
+    """Those who close in the middle of a body or of a stream, and those whose bodies cannot be read."""
+    before = keyed.log.read_text("utf-8", "replace")
+    place = ("127.0.0.1", urllib.parse.urlsplit(keyed.url).port or 0)
+    slow = first.post(REPLICATE, prediction(num_inference_steps=50, megapixels="1")).json
+    stream = urllib.parse.urlsplit(slow["urls"]["stream"]).path
+    assert first.begin(slow["urls"]["get"]) == "processing"
+    for content in [*CUT * 5, raw(stream, b"", length=0, method="GET")]:
+        with socket.create_connection(place, 60) as connection:
+            connection.sendall(content)
+            time.sleep(0.05)  # for the server to be in the middle of it
+    for content, status in UNREADABLE:
+        with socket.create_connection(place, 60) as connection:
+            connection.sendall(content)
+            assert status in connection.recv(1 << 16).partition(b"\r\n")[0], content
+    late, _, body = UNREADABLE[1][0].partition(b"\r\n\r\n")  # after its answer
+    with socket.create_connection(place, 60) as connection:
+        connection.sendall(late + b"\r\n\r\n")
+        assert b" 415 " in connection.recv(1 << 16)
+        connection.sendall(body)
+        connection.recv(1)
+    first.finish(slow["urls"]["get"])  # the stream has been written to by then
+    assert "Traceback" not in keyed.log.read_text("utf-8", "replace").removeprefix(before)
+
+
+def test_a_body_that_is_not_what_its_encoding_says_is_told_so(first: Api) -> None:
+    answer = first.post(V3, raw=b"{}", headers={"Content-Encoding": "gzip"})
+    sentence = "The body is not whole, or no gzip as its header Content-Encoding says."
+    assert (answer.status, answer.json["message"]) == (400, sentence)
+
+
 FOREIGN: list[dict[str, Any]] = [
     {"Origin": "https://evil.example"},
     {"Origin": "http://localhost:3000"},
