@@ -15,9 +15,12 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from .errors import ApiError
+from .errors import ApiError, shown
 
 MAX_REDIRECTS = 3
+# RFC 6761 keeps "localhost" and all below it for this machine; systems call it by the others too.
+_THIS_MACHINE = {"localhost", "localhost.localdomain", "localhost4", "localhost4.localdomain4", "localhost6"}
+_THIS_MACHINE |= {"localhost6.localdomain6", "ip6-localhost", "ip6-loopback"}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -152,19 +155,31 @@ def _checked(text: str, field: str, trusted: Sequence[str]) -> URL:
     try:
         url = URL(text)
     except ValueError:
-        raise ApiError(400, f"{field} is no valid URL.", field) from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ApiError(400, f"{field}: only http and https URLs are fetched.", field)
+        raise ApiError(400, f"{field} is no valid URL; https://HOST/PATH is needed.", field) from None
+    if not url.scheme:
+        raise ApiError(400, f"{field} is no URL; https://HOST/PATH is needed.", field)
+    if url.scheme not in ("http", "https"):
+        raise ApiError(400, f"{field}: only http and https URLs are fetched, not {shown(url.scheme)}.", field)
+    if not url.host:
+        raise ApiError(400, f"{field}: this URL names no host; {url.scheme}://HOST/PATH is needed.", field)
     if url.user or url.password:
         raise ApiError(400, f"{field}: a URL with a user name or password is not fetched.", field)
-    if url.host not in trusted and _looks_like_a_number(url.host) and not is_public(url.host):
+    if url.host not in trusted and _is_never_public(url.host):
         raise _refused(field)
     return url
 
 
-def _looks_like_a_number(host: str) -> bool:
-    """Whether aiohttp would take a host for an address and ask no resolver: 127.1 and 2130706433 are such."""
-    return ":" in host or host.replace(".", "").isdigit()
+def _is_never_public(host: str) -> bool:
+    """Whether a host is known not to be of the public internet before any resolver is asked."""
+    host = host.lower().rstrip(".")
+    if host in _THIS_MACHINE or host.endswith(".localhost"):
+        return True
+    if ":" in host or host.replace(".", "").isdigit():  # aiohttp takes it for an address: 127.1, 2130706433
+        return not is_public(host)
+    try:
+        return not is_public(socket.inet_ntoa(socket.inet_aton(host)))  # the system does: 0x7f.1
+    except (OSError, UnicodeError):
+        return False
 
 
 def _refused(field: str) -> ApiError:

@@ -144,7 +144,7 @@ class Webhooks:
             webhook.attempts += 1
             webhook.due = time.time() + _pause(webhook.attempts)
         if reason and (status == 410 or webhook.attempts >= MAX_ATTEMPTS):
-            log.warning("Redux API: the webhook of job %s is given up after %s.", job.id, reason)
+            log.warning("Redux API: the webhook of job %s is given up after %s.", job.id, reason.rstrip("."))
             self.drop(job.id)
         else:
             self._keep(job.id, webhook)

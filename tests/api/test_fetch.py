@@ -75,6 +75,45 @@ def test_what_is_trusted_is_fetched_and_nothing_else() -> None:
     assert "not of the public internet" in refusal(hello, trusted=())
 
 
+NEVER_PUBLIC = """
+    localhost LOCALHOST localhost. a.localhost a.b.localhost. localhost.localdomain localhost6 ip6-localhost
+    ip6-loopback 127.0.0.1. 127.1 2130706433 0x7f.1 0x7f000001 0177.0.0.1 10.0.0.1 [::1] [::ffff:7f00:1]
+"""
+
+
+def test_what_is_refused_before_a_name_is_looked_up() -> None:
+    for host in NEVER_PUBLIC.split():
+        with pytest.raises(errors.ApiError, match="not of the public internet"):
+            fetch.check_url(f"http://{host}:1/", "webhook")
+    for host in (
+        *PUBLIC.split()[:3],
+        "[2606:4700:4700::1111]",
+        "localhost.example",
+        "mylocalhost",
+        "nas",
+        "0x8.0x8.8.8",
+    ):
+        fetch.check_url(f"https://{host}/", "webhook")
+    fetch.check_url("http://localhost:1/", "webhook", ("localhost",))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://", "this URL names no host; https://HOST/PATH is needed."),
+        ("http:///a.png", "this URL names no host; http://HOST/PATH is needed."),
+        ("http://:80/", "is no valid URL; https://HOST/PATH is needed."),
+        ("nonsense", "is no URL; https://HOST/PATH is needed."),
+        ("ftp://example.com/", "only http and https URLs are fetched, not ftp."),
+        (f"{'x' * 99}://a", f"not {'x' * 60}…."),
+    ],
+)
+def test_urls_that_are_bad_as_they_stand(url: str, words: str) -> None:
+    with pytest.raises(errors.ApiError) as refused:
+        fetch.check_url(url, "webhook")
+    assert str(refused.value).startswith("webhook") and str(refused.value).endswith(words)
+
+
 @pytest.mark.parametrize(
     "host", ["localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]", "[::ffff:7f00:1]"]
 )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import os
 import signal
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from caller import REPLICATE, V3, Api, prediction, wave
+from caller import REPLICATE, V3, Api, load, prediction, wave
 from receiver import Receiver
 
 from tools.api_server import make_server
@@ -60,10 +63,20 @@ def test_wavespeeds_webhooks(api: Api) -> None:
     assert (sent["id"], sent["status"]) == (made["id"], "completed") and len(sent["outputs"]) == 1
 
 
+HERE = ("http://localhost:1/", "https://LOCALHOST./", "http://a.localhost/", "http://0x7f.1/")
+
+
 def test_addresses_that_are_refused_before_anything_is_queued(api: Api) -> None:
     api.rest()
     before = api.get("/v1/predictions").json["results"]
-    for url in ("http://10.0.0.1/", "http://[::1]/", "http://169.254.169.254/x", "ftp://example.com", "nonsense"):
+    for url in (
+        "http://10.0.0.1/",
+        "http://[::1]/",
+        "http://169.254.169.254/x",
+        "ftp://example.com",
+        "nonsense",
+        *HERE,
+    ):
         answer = api.post(REPLICATE, {**prediction(), "webhook": url})
         assert answer.status == 400 and answer.json["invalid_fields"][0]["field"] == "webhook", url
         assert api.post(f"{V3}?webhook={url}", wave()).status == 400, url
@@ -73,6 +86,33 @@ def test_addresses_that_are_refused_before_anything_is_queued(api: Api) -> None:
         assert not queue.json["queue_running"] and not queue.json["queue_pending"]
     unknown = {**prediction(), "webhook": "https://example.com/", "webhook_events_filter": ["begin"]}
     assert api.post(REPLICATE, unknown).status == 400
+
+
+def test_a_name_that_leads_into_a_network_is_given_up_at_delivery(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks it up before: the job is made."""
+    webhooks, jobs = load("webhooks"), load("jobs")
+    job = jobs.Job("0" * 32, "replicate", jobs.Order("x.png", 16, 16, 1, 1, 1.0, 1), {}, status=jobs.FAILED)
+    vendor = SimpleNamespace(describe=lambda *_: {}, sign=lambda *_: "")
+    gateway = SimpleNamespace(find=lambda _: job, settings=load("settings").Settings(), webhook_secret=lambda _: "")
+
+    async def inside(host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", port))]
+
+    async def test() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", inside)
+        made = webhooks.Webhooks(tmp_path, gateway, {"replicate": vendor})
+        made.check("http://nas.example/")
+        with made.promise(job.id, webhooks.Webhook("http://nas.example/", "")):
+            pass
+        await made.look()
+        await asyncio.gather(*made.under_way.values())
+        assert not made.waiting
+
+    asyncio.run(test())
+    (line,) = [record.message for record in caplog.records if "given up" in record.message]
+    assert line.endswith("leads to an address that is not of the public internet.")
 
 
 def test_a_restart_loses_none(tmp_path: Path) -> None:
