@@ -7,7 +7,7 @@ from collections import Counter
 
 from aiohttp import web
 
-from .errors import ApiError
+from .errors import ApiError, shown
 from .settings import Settings
 
 AT_ONCE = 10
@@ -28,7 +28,7 @@ class Bodies:
             ApiError: 408 too slow, 413 too long, 415 of another type, 429 too much arrives at once.
         """
         if request.content_type != "application/json":
-            raise ApiError(415, "The body has another type; send Content-Type: application/json.")
+            raise ApiError(415, f"The body is {shown(request.content_type)}; send Content-Type: application/json.")
         if (request.content_length or 0) > self.limit:
             raise self._too_long()
         body = bytearray()

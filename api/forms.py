@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from .errors import ApiError
+from .errors import ApiError, shown
 
 MAX_PARTS = 32
 T = TypeVar("T")
@@ -51,8 +51,7 @@ def refuse_unknown(form: dict[str, Part], known: str) -> None:
     """Raise ApiError 400 for a field whose whole name does not match the pattern `known`."""
     for name in form:
         if not re.fullmatch(known, name, re.DOTALL):
-            name = name.encode("ascii", "backslashreplace").decode()[:60]
-            raise ApiError(400, f"{name} is no field of this form.", name)
+            raise ApiError(400, f"{shown(name)} is no field of this form.", shown(name))
 
 
 async def _within(reading: Coroutine[Any, Any, T], seconds: float) -> T:
@@ -64,7 +63,7 @@ async def _within(reading: Coroutine[Any, Any, T], seconds: float) -> T:
 
 async def _read_form(request: web.Request, limit: int) -> dict[str, Part]:
     if request.content_type != "multipart/form-data":
-        raise ApiError(415, "The body has another type; send Content-Type: multipart/form-data.")
+        raise ApiError(415, f"The body is {shown(request.content_type)}; send Content-Type: multipart/form-data.")
     too_long = ApiError(413, f"The form has more than {limit >> 20} MB.")
     if (request.content_length or 0) > limit:
         raise too_long

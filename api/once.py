@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import ApiError
+from .errors import ApiError, shown
 from .jobs import Job, Once
 
 HEADER = "Idempotency-Key"
@@ -32,7 +32,8 @@ def read_once(headers: Mapping[str, str], owner: str, vendor: str, body: Any) ->
     if name is None:
         return None
     if not re.fullmatch(r"[\x20-\x7e]+", name) or len(name) > MAX_NAME:
-        raise ApiError(400, f"{HEADER} has to be 1 to {MAX_NAME} characters of plain text.")
+        found = f"'{shown(name, 40)}', {len(name)} characters"
+        raise ApiError(400, f"{HEADER} is {found}; 1 to {MAX_NAME} of plain text are needed.")
     return Once(_hash([owner, vendor, name]), _hash(body))
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ...redux.sizes import size_of_ratio
 from ..dialect import Reply, Route, Vendor
-from ..errors import ApiError
+from ..errors import ApiError, shown
 from ..gateway import Gateway, draw_seed
 from ..schema import validate
 from ..webhooks import Webhook
@@ -28,6 +28,7 @@ TITLES |= {422: "Invalid version or not permitted", 429: "Too many requests"}
 TITLES |= {500: "Internal server error", 503: "Unavailable"}
 MAX_WAIT = 60.0
 MIN_LIFETIME = 5
+MAX_LIFETIME_HOURS = 999_999
 
 
 async def create(gateway: Gateway, request: web.Request) -> Reply:
@@ -88,7 +89,7 @@ def wait_seconds(prefer: str) -> float:
 
 
 def lifetime_seconds(text: str) -> float | None:
-    """What a Cancel-After header asks for: "90", "90s", "5m" or "1h30m45s", at least 5 seconds; without one None.
+    """What a Cancel-After header asks for: "90", "90s", "5m" or "1h30m45s"; without one None.
 
     Raises:
         ApiError: it is no such duration.
@@ -98,11 +99,9 @@ def lifetime_seconds(text: str) -> float | None:
     match = re.fullmatch(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s?)?", text.strip())
     hours, minutes, rest = (int(part or 0) for part in (match.groups() if match else (0, 0, 0)))
     seconds = 3600 * hours + 60 * minutes + rest
-    if seconds < MIN_LIFETIME:
-        raise ApiError(
-            400,
-            f"The header Cancel-After is {text[:40]!r}; a duration from 5 seconds up, e.g. 90s or 1h30m, is needed.",
-        )
+    if not MIN_LIFETIME <= seconds <= 3600 * MAX_LIFETIME_HOURS:
+        needed = f"a duration from {MIN_LIFETIME} seconds to {MAX_LIFETIME_HOURS} hours, e.g. 90s or 1h30m"
+        raise ApiError(400, f"The header Cancel-After is '{shown(text, 40)}'; {needed}, is needed.")
     return float(seconds)
 
 

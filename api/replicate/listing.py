@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from ..dialect import Reply
-from ..errors import ApiError
+from ..errors import ApiError, shown
 from ..gateway import Gateway
 from ..jobs import Job
 from .models import page
@@ -70,4 +70,4 @@ def _read_time(request: web.Request, name: str, default: float) -> float:
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00").replace(" ", "+")).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise ApiError(400, f"{name} is no time in ISO 8601.", name) from None
+        raise ApiError(400, f"{name} is '{shown(text)}'; a time in ISO 8601 is needed.", name) from None

@@ -49,7 +49,7 @@ def test_names_are_each_callers_and_each_routes() -> None:
     assert len({key("a"), key("b"), key("a", owner="me"), key("a", vendor="w")}) == 4
     assert once.read_once({}, "", "v", {}) is None
     for bad in ("", "x" * 256, "a\tb", "é"):
-        with pytest.raises(errors.ApiError) as refused:
+        with pytest.raises(errors.ApiError, match=f", {len(bad)} characters; 1 to 255 of plain text") as refused:
             once.read_once({"Idempotency-Key": bad}, "", "v", {})
         assert refused.value.status == 400
 

@@ -66,7 +66,7 @@ def test_bodies_that_are_too_long_or_of_another_type(api: Api) -> None:
         assert long.status == 413, path
         check_shape(path, long.json, 413)
         other = api.post(path, raw=b"{}", headers={"Content-Type": "text/plain"})
-        assert other.status == 415, path
+        assert other.status == 415 and "The body is text/plain; send" in other.body.decode(), path
         check_shape(path, other.json, 415)
 
 
@@ -126,6 +126,7 @@ def test_lists_by_time_and_bad_cursors(api: Api) -> None:
     for query in ("cursor=x", "cursor=AAAA", "created_after=yesterday", "created_before=1"):
         answer = api.get(f"/v1/predictions?{query}")
         assert answer.status == 400 and answer.json["invalid_fields"][0]["field"] in query
+        assert query.startswith("cursor") or f"is '{query.partition('=')[2]}'; a time" in answer.json["detail"]
     for item in made:
         api.finish(item["urls"]["get"])
 

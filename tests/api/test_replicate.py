@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from typing import Any
 
@@ -87,6 +88,50 @@ def test_each_bad_field_is_named(api: Api, field: str) -> None:
         assert [problem["field"] for problem in body["invalid_fields"]] == [field] and field in body["detail"]
 
 
+SENTENCES: list[tuple[Any, str]] = [
+    (None, "The body is null; an object is needed."),
+    ([], "The body is an array; an object is needed."),
+    ({"input": 5}, "input is 5; an object is needed."),
+    ({"input": {"redux_image": ""}}, "redux_image has 0 characters; the least is 1."),
+    ({"input": {"redux_image": "x", "prompt": "y" * 4001}}, "prompt has 4001 characters; 4000 are the most."),
+    ({"input": {"redux_image": "x", "strength": "1"}}, 'strength is "1"; a number is needed.'),
+    ({"input": {"redux_image": "x", "strength": {}}}, "strength is an object; a number is needed."),
+    ({"input": {"redux_image": "x", "strength": 10**80}}, f"strength is 1{'0' * 59}…; 0 to 10 is needed."),
+    ({"input": {"redux_image": "x", "strength": math.inf}}, "strength is a number without end; 0 to 10 is needed."),
+    ({"input": {"redux_image": "x", "seed": 0.5}}, "seed is 0.5; an integer or null is needed."),
+    ({"input": {"redux_image": "x", "go_fast": 1}, "webhook": "x" * 2001}, "go_fast is no field here; known are "),
+    ({"input": {"redux_image": "x"}, "webhook": "x" * 2001}, "webhook has 2001 characters; 2000 are the most."),
+    ({"input": {"redux_image": "x"}, "stream": "z" * 90}, f'stream is "{"z" * 60}…"; true or false is needed.'),
+    (
+        {"input": {"redux_image": "x"}, "webhook_events_filter": ["logs", 5]},
+        "webhook_events_filter[1] is 5; a string is needed.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "sentence"), SENTENCES, ids=[sentence[:30] for _, sentence in SENTENCES])
+def test_what_was_found_and_what_is_needed(body: Any, sentence: str) -> None:
+    with pytest.raises(load("errors").ApiError) as refused:
+        load("schema").validate("ReplicateRequest", body)
+    assert str(refused.value).startswith(sentence) and "[" not in refused.value.field
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (b" ", "The body is empty; an object of JSON is needed."),
+        (b'{\n"a" 5}', "The body is no JSON (line 2, column 5)."),
+        (b"NaN", "The body is no JSON."),
+        (b"[" * 20_001, "The body has more parts than any request: 20001 marks of JSON; 20000 are the most."),
+    ],
+    ids=["empty", "no JSON", "NaN", "many parts"],
+)
+def test_where_a_body_is_no_json(raw: bytes, sentence: str) -> None:
+    with pytest.raises(load("errors").ApiError) as refused:
+        load("schema").parse_json(raw)
+    assert str(refused.value) == sentence
+
+
 def test_bodies_that_are_no_request(api: Api) -> None:
     for body in ({}, {"input": None}, {"input": []}, {"inptu": {}}, [], 5):
         assert api.post(REPLICATE, body).status == 400, body
@@ -127,9 +172,11 @@ def test_a_deadline_is_read_as_written(api: Api) -> None:
     seconds = load("replicate").lifetime_seconds
     cases = {"": None, "5": 5, "90s": 90, "5m": 300, "1h30m45s": 5445, " 2h ": 7200, "1h1": 3601}
     assert {header: seconds(header) for header in cases} == cases
-    for header in ("4s", "0", "5d", "m", "-9", "1.5m", "1m1h", "nan"):
+    assert seconds("999999h") == 3600 * 999_999
+    for header in ("4s", "0", "5d", "m", "-9", "1.5m", "1m1h", "nan", "9999999h", "999999h1s"):
         answer = api.post(REPLICATE, prediction(), headers={"Cancel-After": header})
-        assert answer.status == 400 and "Cancel-After" in answer.json["detail"] and header in answer.json["detail"]
+        sentence = f"The header Cancel-After is '{header}'; a duration from 5 seconds to 999999 hours, "
+        assert answer.status == 400 and answer.json["detail"].startswith(sentence)
 
 
 def test_a_job_taken_out_by_somebody_else_fails(api: Api) -> None:
