@@ -15,7 +15,7 @@ def test_what_it_names_exists() -> None:
     assert {path for path in paths if not (ROOT / path).exists()} == set()
     makefile = (ROOT / "Makefile").read_text("utf-8")
     (tiers,) = re.findall(r"^TIERS = (.+)$", makefile, re.MULTILINE)
-    assert set(re.findall(r"make test-(\w+)", text)) <= {*tiers.split(), "gpu"}
+    assert set(re.findall(r"make test-(\w+)", text)) <= {*tiers.split(), "all", "gpu"}
     copied = re.findall(r"`(\w+)` of the same file", text)
     sources = "".join((ROOT / path).read_text("utf-8") for path in paths if path.endswith(".py"))
     assert copied and all(re.search(rf"\b{name}\b", sources) for name in copied)
