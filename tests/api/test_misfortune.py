@@ -228,7 +228,11 @@ def test_callers_leave_no_tracebacks_in_the_log(keyed: Server, first: Api) -> No
         assert b" 415 " in connection.recv(1 << 16)
         connection.sendall(body)
         connection.recv(1)
-    first.finish(slow["urls"]["get"])  # the stream has been written to by then
+    before_step = first.get(slow["urls"]["get"]).json["logs"]
+    while first.get(slow["urls"]["get"]).json["logs"] == before_step:  # then the stream has been written to once more
+        time.sleep(0.1)
+    first.post(slow["urls"]["cancel"])
+    assert first.finish(slow["urls"]["get"])["status"] == "canceled"
     assert "Traceback" not in keyed.log.read_text("utf-8", "replace").removeprefix(before)
 
 
