@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from .backend import RUNNING, Backend, Finished, State
+from .backend import QUEUED, RUNNING, Backend, Finished, State
 from .errors import ApiError
 from .job_store import StoreError
 from .jobs import CANCELED, COMPLETED, CREATED, FAILED, PROCESSING, Job, Once, Order
@@ -197,6 +197,8 @@ class Runner:
                 await self._apply(job, states.get(id))
 
     async def _apply(self, job: Job, state: State | None) -> None:
+        if job.overdue:
+            self.canceled.add(job.id)
         if isinstance(state, Finished):
             await self._finish(job, state)
         elif state is None and job.id in self.canceled:
@@ -204,11 +206,9 @@ class Runner:
         elif state is None:
             await self._end(job, status=FAILED, error="The job was taken out of ComfyUI's queue.")
         elif state == RUNNING and job.status != PROCESSING:
-            self.store.update(job, status=PROCESSING, started=time.time(), attempts=job.attempts + 1)
-        elif job.overdue and job.id not in self.canceled:
-            await self._withdraw(job)
-        if state == RUNNING and job.id in self.canceled:
-            await self.backend.cancel(job)  # again: a host forgets an interrupt that comes just as it begins a job
+            job = self.store.update(job, status=PROCESSING, started=time.time(), attempts=job.attempts + 1)
+        if state in (QUEUED, RUNNING) and job.id in self.canceled:
+            await self._withdraw(job)  # again, too: a host forgets an interrupt that comes just as it begins a job
 
     async def _finish(self, job: Job, end: Finished) -> None:
         status = CANCELED if end.canceled else FAILED if end.error else COMPLETED
